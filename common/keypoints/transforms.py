@@ -48,7 +48,8 @@ def transform_keypoints(keypoints: Array, matrix: Array) -> Array:
 
     Args:
         keypoints: [..., L, C], (x, y) in the units of `matrix`.
-        matrix: [3, 3], old homogeneous coordinates to new ones. Affine if its last row is (0, 0, 1).
+        matrix: [3, 3] for all, or [..., 3, 3] with leading axes that broadcast against those of the keypoints; old
+            homogeneous coordinates to new ones. Affine if its last row is (0, 0, 1).
 
     Returns:
         [..., L, C]. A point on the horizon of the homography comes out infinite, as mathematics has it.
@@ -57,10 +58,11 @@ def transform_keypoints(keypoints: Array, matrix: Array) -> Array:
         ValueError: wrong shapes.
     """
     _check_shape(keypoints)
-    if tuple(matrix.shape) != (3, 3):
-        raise ValueError(f"matrix must have shape [3, 3], got {list(matrix.shape)}")
+    if tuple(matrix.shape[-2:]) != (3, 3):
+        raise ValueError(f"matrix must have shape [..., 3, 3], got {list(matrix.shape)}")
     x, y = keypoints[..., 0], keypoints[..., 1]
-    u, v, w = (matrix[row, 0] * x + matrix[row, 1] * y + matrix[row, 2] for row in range(3))
+    rows = (matrix[..., row, :, None] for row in range(3))  # each [..., 3, 1], against x of [..., L]
+    u, v, w = (row[..., 0, :] * x + row[..., 1, :] * y + row[..., 2, :] for row in rows)
     return _with_xy(keypoints, u / w, v / w)
 
 

@@ -1,0 +1,205 @@
+"""SwinGait-2D backbone: silhouettes (and joints) of single frames to maps of tokens.
+
+Source: Fan et al., "Exploring Deep Models for Practical Gait Recognition", https://arxiv.org/abs/2303.03301, made 2D:
+every convolution and window sees one frame. Stem and two convolutional stages, bilinear resize to a fixed map,
+patches, two Swin stages. With `position_bias="table"` and copied weights it equals OpenGait's SwinGait
+(ShiqiYu/OpenGait@0efafd4) with a 2D second stage and windows of [1, 3, 5].
+Shape letters: N sequences, T frames, L keypoints, C channels.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+from common.rpe import DistanceMethod, KeypointRPEForm
+from plugin.swin import KeypointGrid, PositionBias, SwinTransformer2D
+
+__all__ = ["SwinGait2DBackbone", "translate_swingait_keys"]
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around a shortcut (ResNet's basic block)."""
+
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(out)) + self.downsample(x))
+
+
+def _conv_stage(in_channels: int, channels: int, stride: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(
+        *(ResidualBlock(channels if i else in_channels, channels, 1 if i else stride) for i in range(blocks))
+    )
+
+
+class SwinGait2DBackbone(nn.Module):
+    """Silhouettes and joints to token maps, frame by frame.
+
+    All arguments are positional-or-keyword: OpenGait drops keyword-only ones when it reads them from YAML.
+
+    Args:
+        in_channels: of the silhouettes.
+        channels: of the stem with the first, and of the second convolutional stage.
+        layers: blocks of the two convolutional and the two Swin stages.
+        feature_size: (rows, cols) that the convolutional map is resized to.
+        patch_size: of the patch embedding.
+        embed_dim: of the first Swin stage; the second has twice as many channels.
+        num_heads: of the two Swin stages.
+        window_size: (rows, cols) in tokens.
+        mlp_ratio: of the Swin blocks.
+        drop_path_rate: stochastic depth of the last block.
+        position_bias: "none", "table" or "kprpe".
+        num_keypoints: L, for kprpe.
+        keypoint_grid: "window" or "image", for kprpe; see `plugin.swin.SwinStage`.
+        form, shared, method, ratio: for kprpe; see `common.KeypointRPE`.
+        confidence: what the third channel of the keypoints does: "weight" (its value, cut to [0, 1], is the joint's
+            visibility), "threshold" (visible or not), "ignore" (all joints count, also missing ones).
+        min_confidence: a joint below it has visibility 0, unless confidence is ignored.
+
+    Raises:
+        ValueError: settings that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        in_channels: int = 1,
+        channels: Sequence[int] = (64, 128),
+        layers: Sequence[int] = (1, 4, 4, 2),
+        feature_size: Sequence[int] = (30, 20),
+        patch_size: int = 2,
+        embed_dim: int = 256,
+        num_heads: Sequence[int] = (16, 32),
+        window_size: Sequence[int] = (3, 5),
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.1,
+        position_bias: PositionBias = "kprpe",
+        num_keypoints: int = 17,
+        keypoint_grid: KeypointGrid = "window",
+        form: KeypointRPEForm = "multihead",
+        shared: bool = False,
+        method: DistanceMethod = "product",
+        ratio: float = 1.9,
+        confidence: Literal["weight", "threshold", "ignore"] = "weight",
+        min_confidence: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if position_bias not in ("none", "table", "kprpe"):
+            raise ValueError(f"position_bias must be one of none, table, kprpe, got {position_bias!r}")
+        if keypoint_grid not in ("window", "image"):
+            raise ValueError(f"keypoint_grid must be window or image, got {keypoint_grid!r}")
+        if confidence not in ("weight", "threshold", "ignore"):
+            raise ValueError(f"confidence must be one of weight, threshold, ignore, got {confidence!r}")
+        if len(channels) != 2 or len(layers) != 4:
+            raise ValueError(f"need 2 channels and 4 layers, got {list(channels)} and {list(layers)}")
+        self.position_bias = position_bias
+        self.num_keypoints = num_keypoints
+        self.confidence = confidence
+        self.min_confidence = min_confidence
+        self.layer0 = nn.Sequential(
+            nn.Conv2d(in_channels, channels[0], 3, 1, 1, bias=False),
+            nn.BatchNorm2d(channels[0]),
+            nn.ReLU(inplace=True),
+        )
+        self.layer1 = _conv_stage(channels[0], channels[0], 1, layers[0])
+        self.layer2 = _conv_stage(channels[0], channels[1], 2, layers[1])
+        self.ulayer = nn.UpsamplingBilinear2d(size=(feature_size[0], feature_size[1]))
+        self.transformer = SwinTransformer2D(
+            in_channels=channels[1],
+            feature_size=(feature_size[0], feature_size[1]),
+            patch_size=patch_size,
+            embed_dim=embed_dim,
+            depths=layers[2:],
+            num_heads=num_heads,
+            window_size=(window_size[0], window_size[1]),
+            position_bias=position_bias,
+            num_keypoints=num_keypoints,
+            keypoint_grid=keypoint_grid,
+            form=form,
+            shared=shared,
+            method=method,
+            ratio=ratio,
+            mlp_ratio=mlp_ratio,
+            drop_path_rate=drop_path_rate,
+        )
+        self.out_channels = self.transformer.out_channels
+
+    def forward(self, silhouettes: Tensor, keypoints: Tensor | None = None) -> Tensor:
+        """Token maps of every frame.
+
+        Args:
+            silhouettes: [N, T, h, w] in [0, 1].
+            keypoints: [N, T, L, 2], or [N, T, L, 3] with a confidence; (x, y) as fractions of the silhouette.
+                Needed for kprpe only, and not looked at otherwise.
+
+        Returns:
+            [N, C, T, rows, cols].
+
+        Raises:
+            ValueError: wrong shapes, or kprpe without keypoints.
+        """
+        if silhouettes.ndim != 4:
+            raise ValueError(f"silhouettes must have shape [N, T, h, w], got {list(silhouettes.shape)}")
+        sequences, frames = silhouettes.shape[:2]
+        points, visibility = None, None
+        if self.position_bias == "kprpe":
+            points, visibility = self._split_keypoints(keypoints, (sequences, frames))
+        x = silhouettes.flatten(0, 1).unsqueeze(1)
+        x = self.ulayer(self.layer2(self.layer1(self.layer0(x))))
+        x = self.transformer(x, points, visibility, sequences)
+        return x.unflatten(0, (sequences, frames)).permute(0, 4, 1, 2, 3)
+
+    def _split_keypoints(self, keypoints: Tensor | None, lead: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
+        """[N T, L, 2] and [N T, L] (None: all visible)."""
+        if keypoints is None:
+            raise ValueError("position_bias kprpe needs keypoints, got None")
+        allowed = [(*lead, self.num_keypoints, channels) for channels in (2, 3)]
+        if tuple(keypoints.shape) not in allowed:
+            raise ValueError(
+                f"keypoints must have shape {list(allowed[0])} or {list(allowed[1])} (sequences, frames, keypoints, "
+                f"x y [confidence]) to go with the silhouettes, got {list(keypoints.shape)}"
+            )
+        keypoints = keypoints.flatten(0, 1)
+        if keypoints.shape[-1] == 2 or self.confidence == "ignore":
+            return keypoints[..., :2], None
+        score = keypoints[..., 2]
+        visible = score >= self.min_confidence
+        weight = visible.to(score.dtype) if self.confidence == "threshold" else score.clamp(0, 1) * visible
+        return keypoints[..., :2], weight
+
+
+def translate_swingait_keys(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:
+    """Weights of OpenGait's SwinGait or DeepGaitV2 under the names that this backbone has for them.
+
+    Frame-wise wrappers vanish from the names, buffers that follow from the window are dropped, and kernels over one
+    frame lose that axis. Names that are this package's own already pass unchanged.
+
+    Args:
+        state: names to tensors.
+        prefix: put before the names of backbone parts that stand at the top level, e.g. "Backbone.".
+    """
+    translated = {}
+    for name, value in state.items():
+        if name.endswith("relative_position_index"):
+            continue
+        new = name.replace(".forward_block.", ".").replace(
+            ".attn.relative_position_bias_table", ".attn.table.relative_position_bias_table"
+        )
+        if new.split(".", 1)[0] in ("layer0", "layer1", "layer2", "transformer"):
+            new = prefix + new
+            if value.ndim == 5 and value.shape[2] == 1:
+                value = value.squeeze(2)
+        translated[new] = value
+    return translated

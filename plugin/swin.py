@@ -1,0 +1,276 @@
+"""Shifted-window transformer over the token maps of single frames, with a choice of position bias.
+
+Sources: Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030; Fan et al., "Exploring Deep
+Models for Practical Gait Recognition" (SwinGait), https://arxiv.org/abs/2303.03301; KP-RPE in windows: Kim et al.,
+CVPR 2024, https://arxiv.org/abs/2403.14852, section 5. With the plain table it computes what OpenGait's SwinGait
+(ShiqiYu/OpenGait@0efafd4) computes with windows of one frame, and its parameters have the same names but for those
+that `plugin.backbone.translate_swingait_keys` renames.
+Shape letters: F frames (of all sequences), C channels, H heads, W windows, n positions of a window, L keypoints.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath, Mlp
+from torch import Tensor, nn
+
+from common.rpe import DistanceMethod, KeypointRPE, KeypointRPEForm, TableRPE, Window, attention, window_partition
+
+__all__ = ["KeypointGrid", "PositionBias", "SwinStage", "SwinTransformer2D"]
+
+PositionBias = Literal["none", "table", "kprpe"]
+KeypointGrid = Literal["window", "image"]
+
+# What Swin adds to the logits between positions that only the cyclic shift made neighbours.
+_MASKED = -100.0
+
+
+def _pad_to(size: int, multiple: int) -> int:
+    return -size % multiple
+
+
+@lru_cache(maxsize=32)
+def _shift_mask(grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[W, 1, n, n]: 0 where two positions of a window are neighbours in the image too, else -100."""
+    (rows, cols), (height, width), (down, right) = grid_hw, window.size_hw, window.shift_hw
+    region = torch.zeros(rows + _pad_to(rows, height), cols + _pad_to(cols, width))
+    region[region.shape[0] - down :] += 1
+    region[:, region.shape[1] - right :] += 2
+    windows = window_partition(region[..., None], window.size_hw)[..., 0]  # [W, n]
+    apart = windows[:, None, :, None] != windows[:, None, None, :]
+    return (apart * _MASKED).to(device, dtype)
+
+
+class WindowAttention(nn.Module):
+    """Multi-head self-attention inside the windows of one frame.
+
+    Args:
+        dim: C.
+        num_heads: H, a divisor of C.
+        window: the window's size and shift.
+        table: whether this layer has a relative position table of its own.
+    """
+
+    def __init__(self, dim: int, num_heads: int, window: Window, table: bool) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.window = window
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.table = TableRPE(window.size_hw, num_heads) if table else None
+
+    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """[F, rows, cols, C] to the same; bias [F, H, n, n] or [F, W, H, n, n], or None."""
+        frames, rows, cols, dim = x.shape
+        (height, width), (down, right) = self.window
+        x = F.pad(x, (0, 0, 0, _pad_to(cols, width), 0, _pad_to(rows, height)))
+        padded_rows, padded_cols = x.shape[1:3]
+        shifted = bool(down or right)
+        if shifted:
+            x = torch.roll(x, (-down, -right), dims=(1, 2))
+        windows = window_partition(x, self.window.size_hw)  # [F, W, n, C]
+        qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
+        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # each [F, W, H, n, d]
+        if bias is not None and bias.ndim == 4:
+            bias = bias[:, None]
+        if self.table is not None:
+            bias = self.table()
+        if shifted:
+            mask = _shift_mask((rows, cols), self.window, query.dtype, query.device)
+            bias = mask if bias is None else bias.to(query.dtype) + mask
+        out = attention(query, key, value, bias, implementation="explicit").transpose(2, 3).flatten(3)
+        out = self.proj(out)
+        out = out.unflatten(1, (padded_rows // height, -1)).unflatten(3, (height, width))
+        out = out.transpose(2, 3).reshape(frames, padded_rows, padded_cols, dim)
+        if shifted:
+            out = torch.roll(out, (down, right), dims=(1, 2))
+        return out[:, :rows, :cols]
+
+
+class SwinBlock(nn.Module):
+    """Window attention and MLP, each behind a LayerNorm, with residuals and stochastic depth (one draw a sequence)."""
+
+    def __init__(self, dim: int, num_heads: int, window: Window, table: bool, mlp_ratio: float, drop_path: float):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = WindowAttention(dim, num_heads, window, table)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor, bias: Tensor | None, num_sequences: int) -> Tensor:
+        """[F, rows, cols, C] to the same; frames of one sequence are neighbours and equally many in each."""
+        x = x + self._drop(self.attn(self.norm1(x), bias), num_sequences)
+        return x + self._drop(self.mlp(self.norm2(x)), num_sequences)
+
+    def _drop(self, x: Tensor, num_sequences: int) -> Tensor:
+        # SwinGait drops a branch for a whole sequence, its batch axis; here frames and sequences share an axis.
+        return self.drop_path(x.unflatten(0, (num_sequences, -1))).flatten(0, 1)
+
+
+class SwinStage(nn.Module):
+    """Blocks at one width, every second one with shifted windows, then (if asked) LayerNorm and Linear to twice it.
+
+    Args:
+        dim: C.
+        depth: number of blocks.
+        num_heads: H.
+        grid_hw: (rows, cols) of the token map.
+        window_size: (rows, cols), neither larger than the map.
+        position_bias: none, table (Swin's own), or kprpe.
+        num_keypoints: L, for kprpe.
+        keypoint_grid: "window" takes KP-RPE's query grid of the window's size, the same in every window (paper,
+            section 5); "image" gives each window its own slice of the image's grid.
+        form, shared, method, ratio: of `common.KeypointRPE`.
+        mlp_ratio: hidden width of the MLP over C.
+        drop_path: one rate a block.
+        widen: whether the stage ends in a widening.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        depth: int,
+        num_heads: int,
+        grid_hw: tuple[int, int],
+        window_size: tuple[int, int],
+        position_bias: PositionBias,
+        num_keypoints: int,
+        keypoint_grid: KeypointGrid,
+        form: KeypointRPEForm,
+        shared: bool,
+        method: DistanceMethod,
+        ratio: float,
+        mlp_ratio: float,
+        drop_path: Sequence[float],
+        widen: bool,
+    ) -> None:
+        super().__init__()
+        self.grid_hw = grid_hw
+        self.keypoint_grid = keypoint_grid
+        # A window as large as the map has no neighbours to shift towards.
+        half = tuple(0 if size >= cells else size // 2 for size, cells in zip(window_size, grid_hw, strict=True))
+        self.windows = [Window(window_size, (0, 0) if block % 2 == 0 else (half[0], half[1])) for block in range(depth)]
+        self.blocks = nn.ModuleList(
+            SwinBlock(dim, num_heads, window, position_bias == "table", mlp_ratio, drop_path[block])
+            for block, window in enumerate(self.windows)
+        )
+        self.kprpe = (
+            KeypointRPE(num_keypoints, num_heads, depth, form, shared, method, ratio)
+            if position_bias == "kprpe"
+            else None
+        )
+        self.downsample = (
+            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim, bias=False)) if widen else nn.Identity()
+        )
+
+    def forward(self, x: Tensor, keypoints: Tensor | None, visibility: Tensor | None, num_sequences: int) -> Tensor:
+        """[F, rows, cols, C], [F, L, 2], [F, L] to [F, rows, cols, C or 2 C]."""
+        biases: Sequence[Tensor | None] = [None] * len(self.blocks)
+        if self.kprpe is not None:
+            if keypoints is None:
+                raise ValueError("position_bias kprpe needs keypoints, got None")
+            if self.keypoint_grid == "image":
+                biases = self.kprpe(keypoints, self.grid_hw, visibility, self.windows)
+            else:
+                biases = self.kprpe(keypoints, self.windows[0].size_hw, visibility)
+        for block, bias in zip(self.blocks, biases, strict=True):
+            x = block(x, bias, num_sequences)
+        return self.downsample(x)
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches to tokens: [F, C_in, h, w] to [F, h / patch, w / patch, C]."""
+
+    def __init__(self, patch_size: int, in_channels: int, dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))
+
+
+class SwinTransformer2D(nn.Module):
+    """Patch embedding, stages, final LayerNorm. See `SwinStage` for the settings that are not listed.
+
+    Args:
+        in_channels: of the feature map.
+        feature_size: (rows, cols) of the feature map, multiples of patch_size.
+        patch_size: side of a patch.
+        embed_dim: C of the first stage; every stage but the last doubles it.
+        depths: blocks of each stage.
+        num_heads: heads of each stage.
+        window_size: (rows, cols) of a window, in tokens.
+        drop_path_rate: of the last block; it grows linearly from 0 at the first.
+
+    Raises:
+        ValueError: settings that do not fit each other, all named.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        feature_size: tuple[int, int],
+        patch_size: int,
+        embed_dim: int,
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: tuple[int, int],
+        position_bias: PositionBias,
+        num_keypoints: int,
+        keypoint_grid: KeypointGrid,
+        form: KeypointRPEForm,
+        shared: bool,
+        method: DistanceMethod,
+        ratio: float,
+        mlp_ratio: float,
+        drop_path_rate: float,
+    ) -> None:
+        super().__init__()
+        if any(size % patch_size for size in feature_size):
+            raise ValueError(f"feature_size {tuple(feature_size)} must be multiples of patch_size {patch_size}")
+        grid_hw = (feature_size[0] // patch_size, feature_size[1] // patch_size)
+        if any(size < 1 or size > cells for size, cells in zip(window_size, grid_hw, strict=True)):
+            raise ValueError(f"window_size {tuple(window_size)} must be within the token map {grid_hw}")
+        if len(depths) != len(num_heads):
+            raise ValueError(f"one number of heads a stage: got depths {list(depths)} and num_heads {list(num_heads)}")
+        self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
+        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.layers = nn.ModuleList()
+        for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
+            dim = embed_dim * 2**stage
+            if dim % heads:
+                raise ValueError(f"stage {stage}: {dim} channels cannot be split into {heads} heads")
+            first = sum(depths[:stage])
+            self.layers.append(
+                SwinStage(
+                    dim,
+                    depth,
+                    heads,
+                    grid_hw,
+                    (window_size[0], window_size[1]),
+                    position_bias,
+                    num_keypoints,
+                    keypoint_grid,
+                    form,
+                    shared,
+                    method,
+                    ratio,
+                    mlp_ratio,
+                    rates[first : first + depth],
+                    widen=stage < len(depths) - 1,
+                )
+            )
+        self.out_channels = embed_dim * 2 ** (len(depths) - 1)
+        self.norm = nn.LayerNorm(self.out_channels)
+
+    def forward(self, x: Tensor, keypoints: Tensor | None, visibility: Tensor | None, num_sequences: int) -> Tensor:
+        """[F, C_in, h, w], [F, L, 2] or None, [F, L] or None to [F, rows, cols, C_out]."""
+        x = self.patch_embed(x)
+        for layer in self.layers:
+            x = layer(x, keypoints, visibility, num_sequences)
+        return self.norm(x)
