@@ -58,7 +58,7 @@ class PairedSample:
             )
         if keypoints is not None and keypoints.shape != (len(silhouettes), len(COCO_17), 3):
             raise ValueError(
-                f"keypoints must have shape [{len(silhouettes)}, {len(COCO_17)}, 3] (frames of the silhouettes, joints, "
+                f"keypoints must have shape [{len(silhouettes)}, {len(COCO_17)}, 3] (frames, joints, "
                 f"x y confidence), got {list(keypoints.shape)}"
             )
         self._silhouettes = silhouettes
@@ -360,7 +360,7 @@ class JointNoise:
     def __call__(self, sample: PairedSample, geometry: np.random.Generator, joints: np.random.Generator) -> None:
         """Move each joint of each frame a little."""
         if sample.keypoints is not None:
-            noise = joints.normal(0, self.std * sample.size_hw[0], sample.keypoints.shape[:2] + (2,))
+            noise = joints.normal(0, self.std * sample.size_hw[0], (*sample.keypoints.shape[:2], 2))
             sample.keypoints[..., :2] += noise
 
 

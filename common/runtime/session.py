@@ -1,0 +1,85 @@
+"""What a run needs of its devices and processes: one Accelerate instance, and gathering with gradients.
+
+CPU, one GPU, or several processes under `torchrun` are chosen by what is there (https://huggingface.co/docs/accelerate).
+"""
+
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from torch import Tensor
+
+__all__ = [
+    "agree",
+    "gather_lists",
+    "gather_with_gradient",
+    "make_accelerator",
+    "mix_seed",
+    "seed_everything",
+    "world_size",
+]
+
+T = TypeVar("T")
+
+
+def make_accelerator(half_precision: bool, find_unused_parameters: bool = False) -> Accelerator:
+    """Devices and processes of this run.
+
+    Args:
+        half_precision: float16 with loss scaling on a CUDA device. A CPU runs in float32 whatever is asked.
+        find_unused_parameters: of DistributedDataParallel.
+    """
+    return Accelerator(
+        mixed_precision="fp16" if half_precision and torch.cuda.is_available() else "no",
+        step_scheduler_with_optimizer=False,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
+    )
+
+
+def world_size() -> int:
+    """How many processes share this run."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_with_gradient(x: Tensor) -> Tensor:
+    """Concatenate [n, ...] of all processes along the first axis; the gradient flows to this process's part."""
+    if world_size() == 1:
+        return x
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    parts[dist.get_rank()] = x
+    return torch.cat(parts)
+
+
+def gather_lists(items: list[T]) -> list[T]:
+    """The lists of all processes, one behind the other, in every process."""
+    if world_size() == 1:
+        return items
+    parts: list[Any] = [None] * world_size()
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
+
+
+def agree(flag: bool, device: torch.device) -> bool:
+    """Whether any process raises the flag; the same answer in every process."""
+    if world_size() == 1:
+        return flag
+    raised = torch.tensor([flag], dtype=torch.int32, device=device)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return bool(raised.item())
+
+
+def mix_seed(*numbers: int) -> int:
+    """One 63-bit seed of several non-negative numbers (run, iteration, process), well mixed."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed torch (all devices) from several numbers.
+
+    Everything random of an iteration follows from (run, iteration, process), so that a resumed run needs no saved
+    generator states, and meets the same draws whatever the number of loader processes.
+    """
+    torch.manual_seed(mix_seed(*numbers))

@@ -1,0 +1,97 @@
+"""`python -m plugin --cfgs FILE --phase train|test`: train or test a gait model, with OpenGait's command line."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+__all__ = ["main"]
+
+_DESCRIPTION = """Train or test a gait model from a YAML of OpenGait's form, on the embedded runtime: CPU, one GPU, or
+several under torchrun, chosen by what is there."""
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m plugin", description=_DESCRIPTION)
+    parser.add_argument("--cfgs", type=Path, required=True, metavar="FILE", help="YAML of the run")
+    parser.add_argument("--phase", choices=["train", "test"], default="train", help="default: train")
+    parser.add_argument("--iter", type=int, default=0, metavar="N", help="restore the checkpoint of iteration N")
+    parser.add_argument("--resume", action="store_true", help="restore the newest checkpoint, if there is one")
+    parser.add_argument("--log_to_file", action="store_true", help="keep the text log in <output>/.../logs/ too")
+    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it (default: 0)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output"), metavar="DIR", help="where output folders are (default: output)"
+    )
+    parser.add_argument(
+        "--misalign",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="test on crops shifted and scaled at random by up to this share of their size (default: 0)",
+    )
+    parser.add_argument("--local_rank", "--local-rank", type=int, help="passed by some launchers; not needed")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="settings instead of the file's, as data_cfg.num_workers=4"
+    )
+    args = parser.parse_args(argv)
+    if args.iter < 0 or args.seed < 0 or args.misalign < 0:
+        parser.error("--iter, --seed and --misalign must not be negative")
+    return args
+
+
+def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
+    """`a.b=1` to {"a": {"b": 1}}; values are YAML.
+
+    Raises:
+        ValueError: an entry that is not KEY=VALUE, or a key that is both a value and a mapping.
+    """
+    overrides: dict[str, Any] = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise ValueError(f"expected KEY=VALUE, got {entry!r}")
+        *above, last = key.split(".")
+        place = overrides
+        for name in above:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{entry!r}: {name} is set to a value already")
+        try:
+            place[last] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ValueError(f"{entry!r}: the value is not YAML: {error}") from error
+    return overrides
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Returns the exit code: 0, 2 for wrong input, 128 + n after signal n."""
+    args = _parse(argv)
+    # Imported late, so that --help and typing errors do not wait for torch.
+    from plugin.runtime.runner import RunOptions, test, train
+    from plugin.runtime.settings import load_gait_settings
+
+    options = RunOptions(
+        iteration=args.iter,
+        resume=args.resume,
+        log_to_file=args.log_to_file,
+        seed=args.seed,
+        output=args.output,
+        misalign=args.misalign,
+    )
+    try:
+        settings = load_gait_settings(args.cfgs, parse_overrides(args.overrides))
+        if args.phase == "test":
+            test(settings, options)
+            return 0
+        stopped = train(settings, options)
+        return 0 if stopped is None else 128 + stopped
+    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

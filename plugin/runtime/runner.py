@@ -1,0 +1,439 @@
+"""Training and testing a gait model from prepared sequences.
+
+The order of a run is: settings, data (every sequence is looked at), model, checkpoint, and only then the long part.
+Files are where OpenGait has them: <output>/<dataset_name>/<model>/<save_name>/{checkpoints,logs,summary}, and the
+figures of each test, with its CMC curve, as JSON in results/.
+"""
+
+import json
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from common.runtime.checkpoint import checkpoint_path, latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from common.runtime.log import RunLog
+from common.runtime.session import agree, gather_lists, make_accelerator, mix_seed, seed_everything
+from common.runtime.settings import to_mapping
+from common.runtime.stop import StopSignals
+from plugin.evaluation import gait3d_evaluation
+from plugin.runtime.data import Batch, Collate, GaitDataset, InferenceSampler, TripletSampler, make_loader
+from plugin.runtime.host import MODELS, BaseModel
+from plugin.runtime.losses import LossAggregator
+from plugin.runtime.settings import EvaluatorSettings, GaitSettings, TrainerSettings
+from plugin.transforms import CropMisalignment, PairedCompose
+
+__all__ = ["RunOptions", "TestResult", "test", "train"]
+
+# A loss scale that is still too large after this many halvings in a row is not the scale's fault.
+_MOST_SKIPS = 30
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What the command line says beside the YAML."""
+
+    iteration: int = 0
+    """Restore this iteration's checkpoint; 0: what restore_hint says."""
+
+    resume: bool = False
+    """Restore the newest checkpoint, if there is one."""
+
+    log_to_file: bool = False
+    """Keep the text log in a file too."""
+
+    seed: int = 0
+    """Everything random follows from it."""
+
+    output: Path = Path("output")
+    """Where the output folders are."""
+
+    misalign: float = 0.0
+    """Test on crops shifted and scaled by up to this share."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestResult:
+    """The figures of one test."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    metrics: dict[str, float]
+    """scalar/test_accuracy/{Rank-1,Rank-5,Rank-10,mAP,mINP} in percent."""
+
+    cmc: np.ndarray
+    """Percent, from rank 1 on."""
+
+    path: Path
+    """The JSON file that holds them."""
+
+
+def _needs_keypoints(settings: GaitSettings) -> bool:
+    return settings.model_cfg.backbone_cfg.position_bias == "kprpe"
+
+
+def _folder(settings: GaitSettings, engine: TrainerSettings | EvaluatorSettings, options: RunOptions) -> Path:
+    return options.output / settings.data_cfg.dataset_name / settings.model_cfg.model / engine.save_name
+
+
+def _build_model(settings: GaitSettings, training: bool, seed: int, log: RunLog) -> BaseModel:
+    seed_everything(seed)
+    model = MODELS[settings.model_cfg.model](to_mapping(settings), training, log)
+    assert isinstance(model, BaseModel)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    log.log_info(f"Parameters Count: {count / 1e6:.5f}M")
+    return model
+
+
+def _restore(model: BaseModel, path: Path, strict: bool, log: RunLog) -> dict[str, Any]:
+    checkpoint = load_checkpoint(path)
+    if not isinstance(checkpoint.get("model"), dict):
+        raise ValueError(f"{path}: a checkpoint needs the key 'model', found {sorted(map(str, checkpoint))}")
+    translate = getattr(model, "translate_checkpoint", None)
+    report = load_weights(model, checkpoint["model"], strict=strict, source=str(path), translate=translate)
+    log.log_info(str(report))
+    return checkpoint
+
+
+def _restore_path(hint: int | str, folder: Path, save_name: str) -> Path | None:
+    """The checkpoint that a restore_hint means: None for 0."""
+    if isinstance(hint, str):
+        return Path(hint)
+    return checkpoint_path(folder / "checkpoints", save_name, hint) if hint else None
+
+
+class _Tester:
+    """The test part of a run, checked and built before anything long begins."""
+
+    def __init__(self, settings: GaitSettings, options: RunOptions, accelerator: Accelerator, log: RunLog) -> None:
+        evaluator = settings.evaluator_cfg
+        self._evaluator, self._log, self._accelerator = evaluator, log, accelerator
+        self._dataset = GaitDataset(settings.data_cfg, training=False, needs_keypoints=_needs_keypoints(settings))
+        indices = self._dataset.gallery_check(settings.data_cfg.remove_no_gallery)
+        left_out = len(self._dataset) - len(indices)
+        if left_out:
+            log.log_warning(f"{left_out} probes without gallery are left out (data_cfg.remove_no_gallery)")
+        self.condition = f"misaligned-{options.misalign:g}" if options.misalign else "clean"
+        transform = PairedCompose(evaluator.transform[0].trf_cfg)
+        if options.misalign:
+            transform.transforms.insert(0, CropMisalignment(shift=options.misalign, scale=options.misalign))
+        rank, world = accelerator.process_index, accelerator.num_processes
+        sampler = InferenceSampler(indices, evaluator.sampler.batch_size, mix_seed(options.seed, 1), rank, world)
+        collate = Collate(evaluator.sampler, transform)
+        self._loader = make_loader(self._dataset, sampler, collate, settings.data_cfg.num_workers)
+        log.log_info(
+            f"Test set: {len(indices)} sequences of {len(self._dataset.label_set)} subjects, "
+            f"{len(self._dataset.partition.probes)} probes named; condition: {self.condition}"
+        )
+
+    @torch.no_grad()
+    def run(self, model: nn.Module) -> tuple[dict[str, float], np.ndarray]:
+        """Metrics and CMC curve, the same in every process."""
+        was_training = model.training
+        model.eval()
+        rows: list[tuple[str, np.ndarray]] = []
+        device = self._accelerator.device
+        bar = tqdm(self._loader, desc="Testing", unit="batch", disable=not self._log.active, leave=False)
+        half = self._evaluator.enable_float16 and device.type == "cuda"
+        for batch in bar:
+            inputs = _to_device(batch, device)
+            with torch.autocast(device.type, torch.float16, enabled=half):
+                embeddings = model(inputs)["inference_feat"]["embeddings"]
+            rows += zip(batch.names, embeddings.float().cpu().numpy(), strict=True)
+        model.train(was_training)
+        by_name = dict(gather_lists(rows))
+        tested = [sequence for sequence in self._dataset.sequences if sequence.name in by_name]
+        metrics, details = gait3d_evaluation(
+            np.stack([by_name[sequence.name] for sequence in tested]),
+            [sequence.label for sequence in tested],
+            [sequence.type for sequence in tested],
+            [sequence.view for sequence in tested],
+            self._dataset.partition.probes & by_name.keys(),
+            metric=self._evaluator.metric,
+        )
+        shown = ", ".join(f"{name.rsplit('/', 1)[-1]}: {value:.2f}" for name, value in metrics.items())
+        self._log.log_info(f"{self.condition}: {shown}")
+        return metrics, details.cmc
+
+
+def _to_device(batch: Batch, device: torch.device) -> tuple[Any, ...]:
+    """OpenGait's five inputs; the lengths of whole sequences stay on the CPU, where they are read."""
+    streams = [stream.to(device, non_blocking=True) for stream in batch.streams]
+    return streams, batch.labels.to(device, non_blocking=True), batch.types, batch.views, batch.lengths
+
+
+@contextmanager
+def _open_log(folder: Path, options: RunOptions, accelerator: Accelerator) -> Iterator[RunLog]:
+    log = RunLog(folder, options.log_to_file, active=accelerator.is_main_process)
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def test(settings: GaitSettings, options: RunOptions) -> TestResult:
+    """Test the checkpoint that evaluator_cfg.restore_hint, or `options`, names.
+
+    Returns:
+        Metrics, CMC and where they were written.
+
+    Raises:
+        ValueError, FileNotFoundError: anything wrong with settings, data or checkpoint, before the first batch.
+    """
+    evaluator = settings.evaluator_cfg
+    accelerator = make_accelerator(evaluator.enable_float16)
+    folder = _folder(settings, evaluator, options)
+    with _open_log(folder, options, accelerator) as log:
+        tester = _Tester(settings, options, accelerator, log)
+        model = _build_model(settings, False, options.seed, log)
+        hint = options.iteration or evaluator.restore_hint
+        path = latest_checkpoint(folder / "checkpoints", evaluator.save_name) if options.resume else None
+        path = path or _restore_path(hint, folder, evaluator.save_name)
+        if path is None:
+            raise ValueError("evaluator_cfg.restore_hint is 0: testing needs a checkpoint")
+        checkpoint = _restore(model, path, evaluator.restore_ckpt_strict, log)
+        model.to(accelerator.device)
+        metrics, cmc = tester.run(model)
+        target = folder / "results" / f"{path.stem}-{tester.condition}.json"
+        if log.active:
+            _write_result(target, path, checkpoint.get("iteration"), tester.condition, metrics, cmc)
+            log.log_info(f"Results written to {target}")
+    return TestResult(metrics=metrics, cmc=cmc, path=target)
+
+
+def _write_result(
+    target: Path, checkpoint: Path, iteration: int | None, condition: str, metrics: dict[str, float], cmc: np.ndarray
+) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    content = {
+        "checkpoint": str(checkpoint),
+        "iteration": iteration,
+        "condition": condition,
+        "metrics": {name.rsplit("/", 1)[-1]: round(float(value), 4) for name, value in metrics.items()},
+        "cmc": [round(float(value), 4) for value in cmc],
+    }
+    partial = target.with_suffix(".tmp")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(partial, target)
+
+
+def train(settings: GaitSettings, options: RunOptions) -> int | None:
+    """Train to trainer_cfg.total_iter.
+
+    Returns:
+        None when done; the number of the signal that stopped the run, after a checkpoint was written.
+
+    Raises:
+        ValueError, FileNotFoundError: anything wrong with settings, data or checkpoint, before the first batch.
+        FloatingPointError: a loss that is not finite.
+    """
+    trainer = settings.trainer_cfg
+    accelerator = make_accelerator(trainer.enable_float16, trainer.find_unused_parameters)
+    folder = _folder(settings, trainer, options)
+    with _open_log(folder, options, accelerator) as log:
+        return _Trainer(settings, options, accelerator, folder, log).run()
+
+
+class _Trainer:
+    """One training run."""
+
+    def __init__(
+        self, settings: GaitSettings, options: RunOptions, accelerator: Accelerator, folder: Path, log: RunLog
+    ) -> None:
+        trainer = settings.trainer_cfg
+        self._settings, self._options, self._trainer = settings, options, trainer
+        self._accelerator, self._folder, self._log = accelerator, folder, log
+        self.iteration = 0
+        self._skipped = 0  # steps in a row
+        self._batches_drawn = 0  # more than iterations where half precision skipped a step
+        dataset = GaitDataset(settings.data_cfg, training=True, needs_keypoints=_needs_keypoints(settings))
+        classes = settings.model_cfg.bnnecks.class_num
+        if classes < len(dataset.label_set):
+            raise ValueError(
+                f"model_cfg.SeparateBNNecks.class_num is {classes}, "
+                f"the training set has {len(dataset.label_set)} subjects"
+            )
+        self._tester = _Tester(settings, options, accelerator, log) if trainer.with_test else None
+        self._model = _build_model(settings, True, options.seed, log)
+        self._losses = LossAggregator(settings.loss_cfg)
+        checkpoint = self._restore_model()
+        if trainer.sync_BN and accelerator.num_processes > 1:
+            if accelerator.device.type != "cuda":
+                raise ValueError("trainer_cfg.sync_BN needs CUDA devices; set it to false to train on several CPUs")
+            self._model = nn.SyncBatchNorm.convert_sync_batchnorm(self._model)
+        optimizer: Any = self._model.get_optimizer(to_mapping(settings.optimizer_cfg))
+        self._network, self._optimizer = accelerator.prepare(self._model, optimizer)
+        self._scheduler = self._model.get_scheduler(self._plain_optimizer(), to_mapping(settings.scheduler_cfg))
+        self._restore_state(checkpoint)
+        sampler = TripletSampler(
+            dataset,
+            trainer.sampler,
+            options.seed,
+            self._batches_drawn,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+        collate = Collate(trainer.sampler, PairedCompose(trainer.transform[0].trf_cfg))
+        self._loader = make_loader(dataset, sampler, collate, settings.data_cfg.num_workers)
+        log.log_info(
+            f"Training set: {len(dataset)} sequences of {len(dataset.label_set)} subjects; device "
+            f"{accelerator.device}, {accelerator.num_processes} process(es), precision {accelerator.mixed_precision}"
+        )
+
+    def _plain_optimizer(self) -> torch.optim.Optimizer:
+        return getattr(self._optimizer, "optimizer", self._optimizer)
+
+    def _restore_model(self) -> dict[str, Any] | None:
+        trainer, options = self._trainer, self._options
+        own = self._folder / "checkpoints"
+        hint: int | str = options.iteration or trainer.restore_hint
+        path = latest_checkpoint(own, trainer.save_name) if options.resume else None
+        goes_on = path is not None or isinstance(hint, int)
+        path = path or _restore_path(hint, self._folder, trainer.save_name)
+        if path is None or not goes_on:
+            self._set_aside_earlier_run(own)
+        if path is None:
+            return None
+        checkpoint = _restore(self._model, path, trainer.restore_ckpt_strict, self._log)
+        if goes_on:
+            self.iteration = int(checkpoint.get("iteration", hint))
+            self._batches_drawn = int(checkpoint.get("batches_drawn", self.iteration))
+        return checkpoint
+
+    def _set_aside_earlier_run(self, checkpoints: Path) -> None:
+        """A run from the start does not overwrite the checkpoints of an earlier one."""
+        if self._accelerator.is_main_process and checkpoints.is_dir() and any(checkpoints.glob("*.pt")):
+            aside = self._folder.with_name(f"{self._folder.name}.{time.strftime('%Y-%m-%d-%H-%M-%S')}")
+            aside.mkdir(parents=True)
+            for name in ("checkpoints", "summary", "results"):
+                if (self._folder / name).exists():
+                    os.replace(self._folder / name, aside / name)
+            self._log.log_warning(
+                f"{self._folder} held an earlier run: moved to {aside}. To go on with a run, pass --resume or --iter N"
+            )
+
+    def _restore_state(self, checkpoint: dict[str, Any] | None) -> None:
+        if checkpoint is None:
+            return
+        parts = [
+            ("optimizer", self._plain_optimizer(), self._trainer.optimizer_reset),
+            ("scheduler", self._scheduler, self._trainer.scheduler_reset),
+        ]
+        if self._accelerator.scaler is not None:
+            parts.append(("scaler", self._accelerator.scaler, self._trainer.optimizer_reset))
+        for name, target, reset in parts:
+            if reset or name not in checkpoint:
+                self._log.log_warning(f"The {name}'s state is not restored, it starts afresh")
+                continue
+            try:
+                target.load_state_dict(checkpoint[name])
+            except (ValueError, KeyError) as error:
+                raise ValueError(
+                    f"the checkpoint's {name} does not fit ({error}); "
+                    f"set trainer_cfg.{'scheduler' if name == 'scheduler' else 'optimizer'}_reset to start it afresh"
+                ) from error
+
+    def _save(self) -> Path:
+        path = checkpoint_path(self._folder / "checkpoints", self._trainer.save_name, self.iteration)
+        if self._accelerator.is_main_process:
+            contents = {
+                "model": self._model.state_dict(),
+                "optimizer": self._plain_optimizer().state_dict(),
+                "scheduler": self._scheduler.state_dict(),
+                "iteration": self.iteration,
+                "batches_drawn": self._batches_drawn,
+            }
+            if self._accelerator.scaler is not None:
+                contents["scaler"] = self._accelerator.scaler.state_dict()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_checkpoint(path, contents)
+        self._accelerator.wait_for_everyone()
+        return path
+
+    def run(self) -> int | None:
+        """The loop."""
+        trainer = self._trainer
+        if self.iteration >= trainer.total_iter:
+            self._log.log_info(f"Iteration {self.iteration} is the last already (total_iter {trainer.total_iter})")
+            return None
+        self._log.open_summary(self.iteration)
+        self._network.train()
+        if trainer.fix_BN:
+            self._model.fix_batch_norm()
+        saved = -1
+        bar = tqdm(
+            total=trainer.total_iter, initial=self.iteration, desc="Training", unit="it", disable=not self._log.active
+        )
+        with StopSignals() as stop, bar:
+            for batch in self._loader:
+                if self._step(batch):
+                    bar.update()
+                    if self.iteration % trainer.save_iter == 0 or self.iteration == trainer.total_iter:
+                        self._save()
+                        saved = self.iteration
+                        self._test()
+                if agree(stop.received is not None, self._accelerator.device):
+                    break
+                if self.iteration >= trainer.total_iter:
+                    break
+        if self.iteration < trainer.total_iter:
+            path = self._save() if saved != self.iteration else None
+            where = path or checkpoint_path(self._folder / "checkpoints", trainer.save_name, saved)
+            self._log.log_warning(
+                f"Stopped by a signal at iteration {self.iteration}; {where} is saved, --resume goes on"
+            )
+            return stop.received or 15
+        return None
+
+    def _test(self) -> None:
+        if self._tester is None:
+            return
+        metrics, _ = self._tester.run(self._model)
+        self._log.scalars(self.iteration, metrics)
+        if self._trainer.fix_BN:
+            self._model.fix_batch_norm()
+
+    def _step(self, batch: Batch) -> bool:
+        """One batch; False where half precision skipped the step."""
+        seed_everything(self._options.seed, self._batches_drawn, self._accelerator.process_index)
+        self._batches_drawn += 1
+        inputs = _to_device(batch, self._accelerator.device)
+        with self._accelerator.autocast():
+            out = self._network(inputs)
+        loss, summary = self._losses(out["training_feat"])
+        self._optimizer.zero_grad()
+        self._accelerator.backward(loss)
+        self._optimizer.step()
+        if self._accelerator.optimizer_step_was_skipped:
+            self._skipped += 1
+            if self._skipped > _MOST_SKIPS:
+                raise FloatingPointError(f"{_MOST_SKIPS} steps in a row were skipped for infinite gradients")
+            return False
+        self._skipped = 0
+        self._scheduler.step()
+        self.iteration += 1
+        self._log.collect({**summary, "scalar/loss": loss.detach()})
+        self._report(loss, out["visual_summary"])
+        return True
+
+    def _report(self, loss: Tensor, pictures: dict[str, Tensor]) -> None:
+        # On a CPU the value costs nothing to read; on a GPU only at the log's interval does the step wait for it.
+        due = self.iteration % self._trainer.log_iter == 0 or self.iteration == self._trainer.total_iter
+        if (due or loss.device.type == "cpu") and not math.isfinite(float(loss)):
+            raise FloatingPointError(
+                f"the loss at iteration {self.iteration} is {float(loss)}; the last checkpoint is unaffected"
+            )
+        if due:
+            self._log.report(self.iteration, {"scalar/learning_rate": self._plain_optimizer().param_groups[1]["lr"]})
+            for name, images in pictures.items():
+                self._log.images(self.iteration, name, images[:30])

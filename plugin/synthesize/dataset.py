@@ -1,0 +1,255 @@
+"""Whole data sets of synthetic walkers in the raw layout of Gait3D.
+
+Layout (as of the Gait3D release): `2D_Silhouettes/ID/camidC_videoidV/seqS/human_crop_fNNN.png` and, of the same
+name, `2D_Poses/.../human_crop_fNNN.txt` with one comma-separated line: crop width and height, then x, y and
+confidence of the 17 COCO joints in pixels of the same crop; `partition.json` with TRAIN_SET, TEST_SET, PROBE_SET.
+`settings.json` says how the set was made.
+
+Every random number comes from a generator of its own for (seed, what for, subject, sequence): the bytes depend
+neither on the number of processes nor on how many subjects there are.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from plugin.synthesize.camera import draw_cameras, look
+from plugin.synthesize.detector import crop_boxes, estimate_joints, occluder_polygons
+from plugin.synthesize.render import draw, joints_seen
+from plugin.synthesize.settings import SynthesisSettings
+from plugin.synthesize.walker import Subject, draw_subject, draw_take, walk
+
+__all__ = ["NOTE", "Frame", "partition", "render_sequence", "sequence_names", "subject_of", "synthesize"]
+
+NOTE = (
+    "Synthetic walkers: drawn bodies, not people. They exist so that everything can be run and tested without "
+    "a data set of people; results on them say nothing about accuracy on people."
+)
+FRAMES_PER_SECOND = 25.0
+
+
+class _For(IntEnum):
+    """What a random generator is for."""
+
+    CAMERAS = 0
+    SUBJECT = 1
+    PLAN = 2
+    TAKE = 3
+    FRAMES = 4
+    ZOOM = 5
+    CROPS = 6
+    OCCLUDER = 7
+    JOINTS = 8
+    DROPS = 9
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A frame of a sequence: its number, silhouette [h, w] of 0 and 255, joints [17, 3] in pixels of that crop.
+
+    Either may be None in a set with dropped frames; `size_wh` is the crop's in any case.
+    """
+
+    number: int
+    size_wh: tuple[int, int]
+    silhouette: NDArray[np.uint8] | None
+    joints: NDArray[np.float64] | None
+
+
+def _generator(seed: int, purpose: _For, subject: int = 0, sequence: int = 0) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, subject, sequence)))
+
+
+def subject_of(settings: SynthesisSettings, subject: int) -> Subject:
+    """The body and gait of subject number `subject`; depends on the seed alone."""
+    return draw_subject(_generator(settings.seed, _For.SUBJECT, subject))
+
+
+def _places(settings: SynthesisSettings, subject: int) -> list[tuple[int, int]]:
+    """(camera, video) of each sequence: every camera once before any twice, any of three videos."""
+    rng, count = _generator(settings.seed, _For.PLAN, subject), settings.sequences_per_subject
+    cameras = np.resize(rng.permutation(settings.cameras), count)
+    return [(int(camera), int(video)) for camera, video in zip(cameras, rng.integers(1, 4, count), strict=True)]
+
+
+def sequence_names(settings: SynthesisSettings, subject: int) -> list[tuple[str, str, str]]:
+    """(ID, camidC_videoidV, seqS) of a subject's sequences; S counts those of one camera and video."""
+    taken: Counter[str] = Counter()
+    names = []
+    for camera, video in _places(settings, subject):
+        place = f"camid{camera}_videoid{video}"
+        names.append((f"{subject:04d}", place, f"seq{taken[place]}"))
+        taken[place] += 1
+    return names
+
+
+def partition(settings: SynthesisSettings) -> dict[str, list[str]]:
+    """TRAIN_SET and TEST_SET ids, and PROBE_SET sequences as "ID-camidC_videoidV-seqS"."""
+    ids = [f"{subject:04d}" for subject in range(settings.subjects)]
+    probes = [
+        "-".join(name)
+        for subject in range(settings.train_subjects, settings.subjects)
+        for name in sequence_names(settings, subject)[: settings.probes_per_subject]
+    ]
+    split = settings.train_subjects
+    return {"TRAIN_SET": ids[:split], "TEST_SET": ids[split:], "PROBE_SET": probes}
+
+
+def _frame_numbers(settings: SynthesisSettings, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Rising frame numbers with a gap here and there; some runs cross a power of ten, where names sort wrongly."""
+    mean = settings.frames
+    count = int(rng.integers(max(1, round(0.7 * mean)), round(1.3 * mean) + 1))
+    steps = np.where(rng.random(count) < 0.04, rng.integers(2, 6, count), 1)
+    steps[0] = 0
+    start, crosses = int(rng.integers(100, 30000)), rng.random() < 0.15
+    if crosses:
+        start = int(rng.choice([1000, 10000])) - int(rng.integers(1, max(2, count)))
+    return start + np.cumsum(steps)
+
+
+def render_sequence(settings: SynthesisSettings, subject: int, sequence: int) -> list[Frame]:
+    """All frames of one sequence.
+
+    Args:
+        settings: of the data set.
+        subject: number of the subject, from 0.
+        sequence: number of the sequence of that subject, from 0.
+
+    Raises:
+        ValueError: no such subject or sequence in this data set.
+    """
+    for name, value, end in (
+        ("subject", subject, settings.subjects),
+        ("sequence", sequence, settings.sequences_per_subject),
+    ):
+        if not 0 <= value < end:
+            raise ValueError(f"{name} must be in 0..{end - 1}, got {value}")
+
+    def rng(purpose: _For) -> np.random.Generator:
+        return _generator(settings.seed, purpose, subject, sequence)
+
+    numbers = _frame_numbers(settings, rng(_For.FRAMES))
+    times = (numbers - numbers[0]) / FRAMES_PER_SECOND
+    zoom_rng = rng(_For.ZOOM)
+    size, nearing = zoom_rng.uniform(0.93, 1.07), zoom_rng.uniform(-0.1, 0.1)
+    zoom = size * np.exp(np.linspace(-nearing, nearing, len(numbers)))
+    cameras = draw_cameras(_generator(settings.seed, _For.CAMERAS), settings.cameras)
+    camera = cameras[_places(settings, subject)[sequence][0]]
+    view = look(camera, walk(subject_of(settings, subject), draw_take(rng(_For.TAKE)), times), zoom)
+
+    boxes = crop_boxes(view, settings.miscrop, rng(_For.CROPS))
+    occluders = occluder_polygons(view, settings.occlusion, rng(_For.OCCLUDER))
+    silhouettes, seen = [], []
+    for index, (box, occluder) in enumerate(zip(boxes, occluders, strict=True)):
+        silhouette, labels = draw(view, index, box, occluder)
+        silhouettes.append(silhouette)
+        seen.append(joints_seen(view, index, box, labels))
+    joints = estimate_joints(view, boxes, np.stack(seen), settings.pose_noise, settings.missed_joints, rng(_For.JOINTS))
+    lost, of_pose = rng(_For.DROPS).random((2, len(numbers)))
+    lost_pose = (lost < settings.drop_frames) & (of_pose < 0.5)
+    lost_silhouette = (lost < settings.drop_frames) & (of_pose >= 0.5)
+    return [
+        Frame(
+            number=int(number),
+            size_wh=(int(boxes[index, 2]), int(boxes[index, 3])),
+            silhouette=None if lost_silhouette[index] else silhouettes[index],
+            joints=None if lost_pose[index] else joints[index],
+        )
+        for index, number in enumerate(numbers)
+    ]
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is never seen half written."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def _pose_line(size_wh: tuple[int, int], joints: NDArray[np.float64]) -> str:
+    return ",".join([*map(str, size_wh), *(f"{value:.3f}" for value in joints.ravel())]) + "\n"
+
+
+def _write_sequence(settings: SynthesisSettings, out: Path, task: tuple[int, int]) -> int:
+    """Render and write one sequence; returns its number of frames."""
+    subject, sequence = task
+    folder = Path(*sequence_names(settings, subject)[sequence])
+    silhouettes, poses = out / "2D_Silhouettes" / folder, out / "2D_Poses" / folder
+    silhouettes.mkdir(parents=True)
+    poses.mkdir(parents=True)
+    frames = render_sequence(settings, subject, sequence)
+    for frame in frames:
+        name = f"human_crop_f{frame.number}"
+        if frame.silhouette is not None:
+            _write_whole(silhouettes / f"{name}.png", cv2.imencode(".png", frame.silhouette)[1].tobytes())
+        if frame.joints is not None:
+            _write_whole(poses / f"{name}.txt", _pose_line(frame.size_wh, frame.joints).encode())
+    return len(frames)
+
+
+def _single_threaded() -> None:
+    """The processes share the cores already."""
+    cv2.setNumThreads(1)
+
+
+def _write_all(settings: SynthesisSettings, out: Path, tasks: Sequence[tuple[int, int]], workers: int) -> Iterator[int]:
+    work = partial(_write_sequence, settings, out)
+    if workers == 1:
+        yield from map(work, tasks)
+        return
+    # "spawn": a forked copy of a process that holds torch's threads may hang.
+    context = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_single_threaded) as pool:
+        yield from pool.map(work, tasks, chunksize=max(1, min(8, len(tasks) // (4 * workers))))
+
+
+def synthesize(
+    settings: SynthesisSettings, out: str | Path, *, workers: int | None = None, progress: bool = False
+) -> Path:
+    """Write a data set of synthetic walkers.
+
+    Args:
+        settings: what to make.
+        out: folder to make; it may exist if it is empty.
+        workers: processes; None for one a core. A script that calls this with more than one needs the usual
+            `if __name__ == "__main__":`.
+        progress: show a bar over the sequences.
+
+    Returns:
+        `out`, holding 2D_Silhouettes, 2D_Poses, settings.json and, written last, partition.json.
+
+    Raises:
+        ValueError: workers below 1.
+        FileExistsError: `out` is a file, or a folder that is not empty. Nothing is written then.
+    """
+    out = Path(out)
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    if workers < 1:
+        raise ValueError(f"workers must be >= 1, got {workers}")
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out}: expected a folder to make, found a file")
+    if out.is_dir() and (found := next(out.iterdir(), None)) is not None:
+        raise FileExistsError(f"{out}: expected an empty or new folder, found {found.name} in it")
+
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"made_by": "python -m plugin.synthesize", "note": NOTE, "settings": asdict(settings)}
+    _write_whole(out / "settings.json", (json.dumps(record, indent=2) + "\n").encode())
+    tasks = [(s, q) for s in range(settings.subjects) for q in range(settings.sequences_per_subject)]
+    written = _write_all(settings, out, tasks, min(workers, len(tasks)))
+    with tqdm(written, total=len(tasks), unit="sequence", disable=not progress) as bar:
+        for _ in bar:
+            pass
+    _write_whole(out / "partition.json", (json.dumps(partition(settings), indent=2) + "\n").encode())
+    return out
