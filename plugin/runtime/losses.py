@@ -112,7 +112,8 @@ class LossAggregator(nn.Module):
         self.losses = nn.ModuleDict()
         for settings in loss_cfg:
             arguments = asdict(settings)
-            self.losses[arguments.pop("log_prefix")] = _LOSSES[arguments.pop("type")](**arguments)
+            prefix, kind = arguments.pop("log_prefix"), arguments.pop("type")
+            self.losses[prefix] = _LOSSES[kind](**arguments)
 
     def forward(self, training_feat: Mapping[str, Mapping[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of losses, and `scalar/<prefix>/<name>` of all that is logged."""

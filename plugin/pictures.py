@@ -1,0 +1,290 @@
+"""Pictures of gait data and results: sequences with their joints, CMC curves, training curves.
+
+Figures are built on their own `Figure` objects, so no pyplot state, window or display is involved. A file is written
+whole or not at all; its suffix names the format (.png, .pdf, .svg).
+
+Coordinates: joints are (x, y) in pixels of the normalised silhouette, the centre of the top-left pixel at (0, 0).
+Shape letters: T frames, H and W silhouette size, L joints, S pixels of the picture per silhouette pixel.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from common.keypoints import COCO_17, KeypointSchema
+
+__all__ = ["draw_cmc", "draw_sequences", "draw_training"]
+
+# Okabe and Ito's palette, told apart by readers with any kind of colour vision.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
+SIDE_COLOURS = {"left": (0, 114, 178), "right": (213, 94, 0), "centre": (40, 40, 40)}  # RGB
+
+BODY, GROUND, PAPER = 205, 244, 255  # grey levels
+GAP, LABEL_HEIGHT, LEGEND_HEIGHT, DPI = 6, 24, 34, 100
+LARGEST_SIDE = 2**16 - 1  # what Agg can draw
+FRACTION_BITS = 4  # of cv2's fixed-point coordinates
+
+Name = str | tuple[str, str]
+SequenceRow = tuple[str, np.ndarray, np.ndarray | None]
+
+
+def draw_sequences(
+    path: str | Path,
+    items: Sequence[SequenceRow],
+    *,
+    frames: int = 8,
+    scale: int = 5,
+    doubtful_below: float = 0.3,
+    schema: KeypointSchema = COCO_17,
+) -> None:
+    """A contact sheet: one row a sequence, evenly chosen frames, joints and skeleton over the silhouette.
+
+    The person's left is blue, the right orange, the rest dark. Joints of low confidence are hollow and their edges
+    faint; joints of confidence 0, or not finite, are not drawn. A frame's index is in its lower left corner.
+
+    Args:
+        path: picture file.
+        items: (row label, silhouettes [T, H, W], keypoints [T, L, 3] as x, y, confidence, or None). Silhouettes
+            are bool, uint8 (0 to 255) or floats in [0, 1].
+        frames: pictures a row at most; shorter sequences show every frame.
+        scale: S, whole picture pixels per silhouette pixel.
+        doubtful_below: confidence under which a joint is drawn as doubtful.
+        schema: names, sides and edges of the L joints.
+
+    Raises:
+        ValueError: no items, shapes or dtypes that do not fit (the row is named), an unknown suffix, or a sheet
+            beyond 65535 pixels.
+    """
+    path = Path(path)
+    if not items or frames < 1 or scale < 1:
+        raise ValueError(f"need items, frames >= 1 and scale >= 1, got {len(items)}, {frames} and {scale}")
+    chosen = []
+    for label, silhouettes, keypoints in items:
+        _check_sequence(label, silhouettes, keypoints, len(schema))
+        chosen.append(np.unique(np.linspace(0, len(silhouettes) - 1, frames).round().astype(int)))
+    tiles = [np.array(silhouettes.shape[1:]) * scale for _, silhouettes, _ in items]  # (height, width) of a frame
+    widths = [GAP + len(index) * (tile[1] + GAP) for index, tile in zip(chosen, tiles, strict=True)]
+    width = int(max(*widths, 480))  # room for the legend
+    height = int(LEGEND_HEIGHT + sum(tile[0] + LABEL_HEIGHT + GAP for tile in tiles) + GAP)
+    if max(width, height) > LARGEST_SIDE:
+        raise ValueError(f"{path}: the sheet would be {width} x {height} pixels, draw fewer rows or a lower scale")
+    sheet = np.full((height, width, 3), PAPER, dtype=np.uint8)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    top = LEGEND_HEIGHT
+    for (label, silhouettes, keypoints), index, tile in zip(items, chosen, tiles, strict=True):
+        _text(figure, GAP, top + LABEL_HEIGHT - 7, label, size=9)
+        top += LABEL_HEIGHT
+        for column, frame in enumerate(index):
+            left = GAP + column * (tile[1] + GAP)
+            joints = None if keypoints is None else np.asarray(keypoints[frame], dtype=np.float64)
+            picture = _draw_frame(silhouettes[frame], joints, scale, doubtful_below, schema)
+            sheet[top : top + tile[0], left : left + tile[1]] = picture
+            _text(figure, left + 3, top + tile[0] - 4, str(frame), size=7, color="#777777")
+        top += tile[0] + GAP
+    figure.figimage(sheet, zorder=-1)
+    marks = [Line2D([], [], color=_hex(colour), marker="o", lw=2, ms=5) for colour in SIDE_COLOURS.values()]
+    marks.append(Line2D([], [], color="#999999", marker="o", lw=1, ms=5, mfc="white"))
+    texts = ["person's left", "person's right", "centre", f"confidence < {doubtful_below:g}"]
+    figure.legend(marks, texts, loc="upper left", bbox_to_anchor=(0, 1), ncol=4, frameon=False, fontsize=8)
+    _write(figure, path)
+
+
+def draw_cmc(path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: int = 20) -> None:
+    """Cumulative match curves.
+
+    Args:
+        path: picture file.
+        curves: name -> [R] percent, entry k - 1 being Rank-k. A name (model, condition) gives each model one colour
+            and each condition one line style.
+        max_rank: ranks shown at most.
+
+    Raises:
+        ValueError: no curves, a curve that is no rising row of percentages (it is named), or an unknown suffix.
+    """
+    if not curves or max_rank < 1:
+        raise ValueError(f"need curves and max_rank >= 1, got {len(curves)} and {max_rank}")
+    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    lowest, longest = 100.0, 1
+    for name, style in _styles(curves).items():
+        curve = np.asarray(curves[name], dtype=np.float64)
+        if curve.ndim != 1 or not len(curve) or not ((curve >= 0) & (curve <= 100 + 1e-9)).all():
+            raise ValueError(f"CMC of {_title(name)} must be a row of percentages, got {_brief(curve)}")
+        if (np.diff(curve) < 0).any():
+            raise ValueError(f"CMC of {_title(name)} falls from one rank to the next: {_brief(curve)}")
+        shown = curve[:max_rank]
+        lowest, longest = min(lowest, shown[0]), max(longest, len(shown))
+        label = f"{_title(name)}  {shown[0]:.1f}"
+        axes.plot(np.arange(1, len(shown) + 1), shown, marker="o", ms=3.5, lw=1.7, label=label, **style)
+    axes.set(xlabel="rank", ylabel="probes with a match so far (%)")
+    axes.set_xlim(0.5, longest + 0.5)
+    axes.set_ylim(max(0, np.floor((lowest - 2) / 10) * 10), 101)
+    axes.set_xticks([1, *range(5, longest + 1, 5)] if longest > 8 else range(1, longest + 1))
+    _finish(axes, "Rank-1 (%)")
+    _write(figure, Path(path))
+
+
+def draw_training(path: str | Path, histories: Mapping[Name, Sequence[tuple[int, float]]]) -> None:
+    """Curves of what training logged, one panel a quantity.
+
+    Long histories show every value faintly and their running mean boldly. A panel whose values are positive and span
+    more than a factor of 50 has a logarithmic axis.
+
+    Args:
+        path: picture file.
+        histories: name -> (iteration, value) pairs in order. A name (model, quantity) gives each model one colour and
+            each quantity, such as one loss, a panel of its own; plain names share one panel. Values that are not
+            finite leave a gap.
+
+    Raises:
+        ValueError: no histories, an empty one or one whose iterations do not rise (it is named), an unknown suffix.
+    """
+    if not histories:
+        raise ValueError("need at least one history")
+    panels: dict[str, list[Name]] = {}
+    for name in histories:
+        panels.setdefault(name[1] if isinstance(name, tuple) else "value", []).append(name)
+    models = list(dict.fromkeys(_model(name) for name in histories))
+    figure = Figure(figsize=(0.6 + 4.6 * len(panels), 3.8), dpi=150, layout="constrained")
+    for number, (quantity, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(1, len(panels), number)
+        finite = []
+        for name in names:
+            pairs = np.asarray(histories[name], dtype=np.float64).reshape(-1, 2)
+            iterations, values = pairs.T
+            if not len(pairs) or (np.diff(iterations) <= 0).any():
+                raise ValueError(f"history of {_title(name)} must have rising iterations, got {_brief(iterations)}")
+            colour = COLOURS[models.index(_model(name)) % len(COLOURS)]
+            window = len(values) // 25
+            if window > 1:
+                axes.plot(iterations, values, color=colour, lw=0.8, alpha=0.3)
+                values = np.convolve(values, np.ones(window) / window, mode="valid")
+                iterations = np.convolve(iterations, np.ones(window) / window, mode="valid")
+            marker = "o" if len(values) <= 12 else ""  # a single value would not show as a line
+            axes.plot(iterations, values, color=colour, lw=1.8, marker=marker, ms=4, label=_model(name))
+            finite.append(values[np.isfinite(values)])
+        together = np.concatenate(finite)
+        if len(together) and together.min() > 0 and together.max() > 50 * together.min():
+            axes.set_yscale("log")
+        axes.set(xlabel="iteration", ylabel=quantity)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+        _finish(axes)
+    _write(figure, Path(path))
+
+
+def _draw_frame(
+    silhouette_HW: np.ndarray, joints_L3: np.ndarray | None, scale: int, doubtful_below: float, schema: KeypointSchema
+) -> np.ndarray:
+    """[H * S, W * S, 3] RGB."""
+    level = silhouette_HW.astype(np.float64) / (255 if silhouette_HW.dtype == np.uint8 else 1)
+    grey = np.rint(GROUND + (BODY - GROUND) * np.clip(level, 0, 1)).astype(np.uint8)
+    picture = np.repeat(np.repeat(grey, scale, axis=0), scale, axis=1)[..., None].repeat(3, axis=-1)
+    if joints_L3 is None:
+        return picture
+    xy_L2, confidence_L = joints_L3[:, :2], joints_L3[:, 2]
+    drawn_L = np.isfinite(joints_L3).all(1) & (confidence_L > 0) & (np.abs(xy_L2) < 1e4).all(1)
+    clear_L = drawn_L & (confidence_L >= doubtful_below)
+    fixed_L2 = np.rint((np.where(drawn_L[:, None], xy_L2 + 0.5, 0) * scale - 0.5) * 2**FRACTION_BITS).astype(int)
+    points = [(int(x), int(y)) for x, y in fixed_L2]
+    options = {"lineType": cv2.LINE_AA, "shift": FRACTION_BITS}
+    radius = int(max(2.0, 0.5 * scale) * 2**FRACTION_BITS)
+    for first, second in schema.edges:
+        if drawn_L[first] and drawn_L[second]:
+            clear = bool(clear_L[first] and clear_L[second])
+            colour = _edge_colour(schema, first, second)
+            colour = colour if clear else _faint(colour)
+            cv2.line(picture, points[first], points[second], colour, 2 if clear else 1, **options)
+    for joint in np.nonzero(drawn_L)[0].tolist():
+        colour = _edge_colour(schema, joint, joint)
+        fill, rim = (colour, (PAPER,) * 3) if clear_L[joint] else ((PAPER,) * 3, colour)
+        cv2.circle(picture, points[joint], radius + 2**FRACTION_BITS, rim, cv2.FILLED, **options)
+        cv2.circle(picture, points[joint], radius, fill, cv2.FILLED, **options)
+    return picture
+
+
+def _edge_colour(schema: KeypointSchema, first: int, second: int) -> tuple[int, int, int]:
+    sides = {_side(schema.names[joint]) for joint in (first, second)}
+    return SIDE_COLOURS[sides.pop() if len(sides) == 1 else "centre"]
+
+
+def _side(name: str) -> str:
+    words = name.split("_")
+    return "left" if "left" in words else "right" if "right" in words else "centre"
+
+
+def _faint(colour: tuple[int, int, int]) -> tuple[int, int, int]:
+    red, green, blue = (round(0.45 * part + 0.55 * PAPER) for part in colour)
+    return red, green, blue
+
+
+def _check_sequence(label: str, silhouettes: np.ndarray, keypoints: np.ndarray | None, joints: int) -> None:
+    kinds = silhouettes.dtype == np.uint8 or silhouettes.dtype.kind in "bf"
+    if silhouettes.ndim != 3 or 0 in silhouettes.shape or not kinds:
+        found = f"{silhouettes.dtype} {list(silhouettes.shape)}"
+        raise ValueError(f"{label}: silhouettes must be bool, uint8 or float of shape [T, H, W], got {found}")
+    if silhouettes.dtype.kind == "f" and not ((silhouettes >= 0) & (silhouettes <= 1)).all():
+        raise ValueError(f"{label}: float silhouettes must be in [0, 1], got {silhouettes.min()}..{silhouettes.max()}")
+    if keypoints is not None and keypoints.shape != (len(silhouettes), joints, 3):
+        expected = [len(silhouettes), joints, 3]
+        raise ValueError(f"{label}: keypoints must have shape {expected}, got {list(keypoints.shape)}")
+
+
+def _styles(names: Mapping[Name, Any]) -> dict[Name, dict[str, Any]]:
+    models = list(dict.fromkeys(_model(name) for name in names))
+    conditions = list(dict.fromkeys(name[1] for name in names if isinstance(name, tuple)))
+    styles: dict[Name, dict[str, Any]] = {}
+    for name in names:
+        condition = conditions.index(name[1]) if isinstance(name, tuple) else 0
+        colour = COLOURS[models.index(_model(name)) % len(COLOURS)]
+        styles[name] = {"color": colour, "linestyle": LINE_STYLES[condition % len(LINE_STYLES)]}
+    return styles
+
+
+def _model(name: Name) -> str:
+    return name if isinstance(name, str) else name[0]
+
+
+def _title(name: Name) -> str:
+    return name if isinstance(name, str) else ", ".join(name)
+
+
+def _brief(values: np.ndarray) -> str:
+    return np.array2string(values, threshold=6, edgeitems=3, precision=3)
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _text(figure: Figure, x: float, y: float, text: str, **options: Any) -> None:
+    """Text with its baseline at picture pixel (x, y), y down; `$` and `\\` are themselves."""
+    width, height = figure.get_size_inches() * DPI
+    figure.text(x / width, 1 - y / height, text, parse_math=False, **options)
+
+
+def _finish(axes: Any, legend_title: str | None = None) -> None:
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, handlelength=3, fontsize=9, title=legend_title, title_fontsize=9, alignment="left")
+
+
+def _write(figure: Figure, path: Path) -> None:
+    kind = path.suffix.lstrip(".").lower()
+    known = figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise ValueError(f"{path}: a picture's suffix must be one of {', '.join(sorted(known))}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format=kind, dpi="figure")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,195 @@
+"""What a run leaves beside the data, so that the next one can go on from it and every report covers all of it.
+
+Everything lies in OUT/.prepare: `settings.json`, `sequences/ID/type/view.json` (one `SequenceRecord` each), and the
+reports. OpenGait looks for subjects in OUT by the names of its partition and reads every file of a sequence's folder,
+so nothing of this may lie there, and a hidden folder beside the subjects is not looked at.
+
+A sequence is made in `.prepare/making/...` and its folder then moves to its place with both arrays at once; the
+record follows. Killed at any moment, a run leaves sequences that are whole or absent.
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from common.runtime.arrays import save_array
+
+__all__ = ["KEYPOINTS_FILE", "SILHOUETTES_FILE", "Ledger", "SequenceRecord", "write_text"]
+
+SILHOUETTES_FILE = "0-silhouettes.pkl"
+KEYPOINTS_FILE = "1-keypoints.pkl"
+
+
+@dataclass(kw_only=True)
+class SequenceRecord:
+    """What became of one sequence. Counts of frames are zero where its files could not even be listed."""
+
+    sequence: str
+    """ID/type/view."""
+
+    settings: dict[str, object]
+    """Fingerprint of the settings it was made with."""
+
+    failed: str | None = None
+    """Why nothing was written, or None."""
+
+    frames: int = 0
+    """Pairs written."""
+
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Frames left out by reason, each frame under the first reason met."""
+
+    examples: dict[str, str] = field(default_factory=dict)
+    """For each reason, what was said of the first such frame."""
+
+    size_mismatches: int = 0
+    """Kept frames whose pose names another crop size than the PNG has; counted only."""
+
+    missing_joints: int = 0
+    """Joints of kept frames without a position, of 17 a frame."""
+
+    confident_joints: int = 0
+    joints_on_silhouette: int = 0
+    """Confident joints, and how many of those lie on the silhouette widened by one pixel."""
+
+    estimated: bool = False
+    """Whether the joints' place on the silhouette is an estimate (pickled silhouettes, poses in crop pixels)."""
+
+    bytes_written: tuple[int, int] | None = None
+    """Sizes of the silhouettes' and the keypoints' file, by which the next run knows them to be whole."""
+
+    @property
+    def on_share(self) -> float | None:
+        """Share of confident joints on the silhouette; None without confident joints."""
+        return self.joints_on_silhouette / self.confident_joints if self.confident_joints else None
+
+
+class Ledger:
+    """The files of one output folder, and the settings that all of it must share."""
+
+    def __init__(self, out: Path, fingerprint: dict[str, object]) -> None:
+        self.out = out
+        self.folder = out / ".prepare"
+        self.fingerprint = fingerprint
+
+    def claim(self) -> None:
+        """Enter the settings, or compare with those that the folder was begun with.
+
+        Raises:
+            ValueError: the folder holds sequences of other settings, or cannot be written.
+        """
+        path = self.folder / "settings.json"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            probe = self.folder / f"writable-{uuid.uuid4().hex}"
+            probe.touch()
+            probe.unlink()
+            if not path.exists():
+                write_text(path, json.dumps(self.fingerprint, indent=1) + "\n")
+            begun = json.loads(path.read_text())
+        except OSError as error:
+            raise ValueError(f"{self.out}: cannot be written: {error}") from error
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: not the settings of an earlier run: {error}") from error
+        self._compare(begun)
+
+    def _compare(self, found: dict[str, object]) -> None:
+        differing = [
+            f"{name} {found.get(name)!r}, now {self.fingerprint.get(name)!r}"
+            for name in sorted({*found, *self.fingerprint})
+            if found.get(name) != self.fingerprint.get(name)
+        ]
+        if differing:
+            raise ValueError(
+                f"{self.out}: holds sequences made with other settings ({'; '.join(differing)}); "
+                "use those, or another output folder"
+            )
+
+    def read(self, sequence: str) -> SequenceRecord | None:
+        """The record of a sequence that is whole or has failed; None where it is still to be done.
+
+        Raises:
+            ValueError: it was made with other settings (by a run that began in the same moment as this one).
+        """
+        try:
+            entries = json.loads(self._record_path(sequence).read_text())
+            record = SequenceRecord(**entries)
+        except (OSError, ValueError, TypeError):  # absent or not of our making: the sequence is done anew
+            return None
+        self._compare(record.settings)
+        return record if record.failed or self._is_whole(record) else None
+
+    def _is_whole(self, record: SequenceRecord) -> bool:
+        folder = self.out / record.sequence
+        try:
+            sizes = [os.stat(folder / name).st_size for name in (SILHOUETTES_FILE, KEYPOINTS_FILE)]
+        except FileNotFoundError:
+            return False
+        return record.bytes_written is not None and sizes == list(record.bytes_written)
+
+    def store(self, record: SequenceRecord, silhouettes: np.ndarray, keypoints: np.ndarray) -> None:
+        """Write both arrays, then the record, in which the sizes of the files are entered.
+
+        Raises:
+            ValueError: the sequence's folder holds files of others, which OpenGait would read as streams.
+            OSError: the disk refuses.
+        """
+        self.discard(record.sequence)
+        making = self.folder / "making" / quote(record.sequence, safe="")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        save_array(making / SILHOUETTES_FILE, silhouettes)
+        save_array(making / KEYPOINTS_FILE, keypoints)
+        record.bytes_written = (
+            (making / SILHOUETTES_FILE).stat().st_size,
+            (making / KEYPOINTS_FILE).stat().st_size,
+        )
+        place = self.out / record.sequence
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(making, place)
+        self.write(record)
+
+    def write(self, record: SequenceRecord) -> None:
+        """Write one record."""
+        path = self._record_path(record.sequence)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(dataclasses.asdict(record)))
+
+    def discard(self, sequence: str) -> None:
+        """Remove what an earlier run wrote of this sequence.
+
+        Raises:
+            ValueError: the folder holds files that no run of this command writes.
+        """
+        self._record_path(sequence).unlink(missing_ok=True)
+        place = self.out / sequence
+        if not place.exists():
+            return
+        others = sorted(set(os.listdir(place)) - {SILHOUETTES_FILE, KEYPOINTS_FILE})
+        if others:
+            raise ValueError(f"{place} holds {', '.join(others)}, which OpenGait would read as streams; not touched")
+        shutil.rmtree(place)
+
+    def count(self) -> int:
+        """Number of sequences with a record, of whatever partition and input."""
+        return sum(1 for _ in (self.folder / "sequences").glob("*/*/*.json"))
+
+    def _record_path(self, sequence: str) -> Path:
+        return self.folder / "sequences" / f"{sequence}.json"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file whole or not at all."""
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
