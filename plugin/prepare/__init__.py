@@ -10,12 +10,11 @@ Silhouettes are [T, 64, 64] or [T, 64, 44] uint8, bit by bit those of OpenGait's
 
 from plugin.prepare.cli import main
 from plugin.prepare.normalise import Placement, normalise_silhouette, place_keypoints
-from plugin.prepare.report import Partition, Report, read_partition
+from plugin.prepare.report import Report
 from plugin.prepare.run import prepare
 from plugin.prepare.settings import PrepareSettings
 
 __all__ = [
-    "Partition",
     "Placement",
     "PrepareSettings",
     "Report",
@@ -23,5 +22,4 @@ __all__ = [
     "normalise_silhouette",
     "place_keypoints",
     "prepare",
-    "read_partition",
 ]

@@ -5,51 +5,14 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
+from plugin.partition import Partition
 from plugin.prepare.raw import NUM_JOINTS
 from plugin.prepare.records import Ledger, SequenceRecord, write_text
 
-__all__ = ["Partition", "Report", "build_report", "probe_warnings", "read_partition", "write_report"]
+__all__ = ["Report", "build_report", "probe_warnings", "write_report"]
 
 _LISTED = 20
-
-
-@dataclass(frozen=True)
-class Partition:
-    """Who is trained on, who is tested on, and which test sequences are probes (the others are gallery)."""
-
-    train: frozenset[str]
-    test: frozenset[str]
-    probes: tuple[str, ...]
-    """ID-type-view."""
-
-
-def read_partition(path: Path) -> Partition:
-    """Read OpenGait's partition file.
-
-    Raises:
-        ValueError: missing or unreadable file, no JSON, a missing key, or a value that is not a list of strings.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path}: partition cannot be read: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path}: partition is not JSON: {error}") from error
-    keys = ("TRAIN_SET", "TEST_SET", "PROBE_SET")
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: expected an object with {', '.join(keys)}, found a {type(content).__name__}")
-    problems = []
-    for key in keys:
-        value = content.get(key)
-        if key not in content:
-            problems.append(f"{key} is missing")
-        elif not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-            problems.append(f"{key} is not a list of strings")
-    if problems:
-        raise ValueError(f"{path}: {'; '.join(problems)}")
-    return Partition(frozenset(content["TRAIN_SET"]), frozenset(content["TEST_SET"]), tuple(content["PROBE_SET"]))
 
 
 @dataclass(kw_only=True)

@@ -14,14 +14,13 @@ from multiprocessing.connection import wait
 import cv2
 from tqdm import tqdm
 
+from plugin.partition import Partition, read_partition
 from plugin.prepare.raw import find_sequences
 from plugin.prepare.records import Ledger, SequenceRecord
 from plugin.prepare.report import (
-    Partition,
     Report,
     build_report,
     probe_warnings,
-    read_partition,
     write_report,
 )
 from plugin.prepare.sequence import prepare_sequence
@@ -48,7 +47,7 @@ def prepare(settings: PrepareSettings) -> Report:
     """
     partition = read_partition(settings.partition)
     subjects = _subjects(settings)
-    named = partition.train | partition.test
+    named = partition.subjects
     if not named & subjects:
         raise ValueError(
             f"{settings.partition}: names none of the {len(subjects)} subjects under {settings.silhouettes}"

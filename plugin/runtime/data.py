@@ -7,7 +7,6 @@ sequence go through one `PairedCompose` in the loader's processes.
 Shape letters: T frames, h x w pixels, L joints, n sequences of a batch.
 """
 
-import json
 import math
 import os
 import signal
@@ -25,41 +24,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from common.keypoints import COCO_17, check_fractions
 from common.runtime.arrays import load_array, peek_array
 from common.runtime.session import mix_seed
+from plugin.partition import read_partition
 from plugin.runtime.settings import DataSettings, EvaluatorSampler, TrainerSampler
 from plugin.transforms import PairedCompose
 
-__all__ = ["Batch", "GaitDataset", "InferenceSampler", "Partition", "TripletSampler", "make_loader", "read_partition"]
-
-
-class Partition(NamedTuple):
-    """A data set's split."""
-
-    train: list[str]
-    test: list[str]
-    probes: frozenset[str]
-    """ID-TYPE-VIEW of the probe sequences; all other sequences of test subjects are gallery."""
-
-
-def read_partition(path: str | Path) -> Partition:
-    """Read TRAIN_SET, TEST_SET and PROBE_SET.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not JSON, a key missing, or one that is not a list of strings.
-    """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"dataset_partition: no such file: {path}")
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not JSON: {error}") from error
-    lists = []
-    for key in ("TRAIN_SET", "TEST_SET", "PROBE_SET"):
-        value = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise ValueError(f"{path}: {key} must be a list of strings, got {str(value)[:60]!r}")
-        lists.append(value)
-    return Partition(lists[0], lists[1], frozenset(lists[2]))
+__all__ = ["Batch", "GaitDataset", "InferenceSampler", "TripletSampler", "make_loader"]
 
 
 @dataclass(frozen=True)
@@ -109,11 +78,12 @@ class GaitDataset(Dataset[Loaded]):
     """
 
     def __init__(self, settings: DataSettings, training: bool, needs_keypoints: bool) -> None:
-        self.partition = read_partition(settings.dataset_partition)
+        partition = read_partition(settings.dataset_partition)
+        self.probes = frozenset(partition.probes)
         root = Path(settings.dataset_root)
         if not root.is_dir():
             raise FileNotFoundError(f"dataset_root: no such folder: {root}")
-        wanted = self.partition.train if training else self.partition.test
+        wanted = partition.train if training else partition.test
         present = {entry.name for entry in os.scandir(root) if entry.is_dir()}
         subjects = [label for label in wanted if label in present]
         if not subjects:
@@ -208,7 +178,7 @@ class GaitDataset(Dataset[Loaded]):
             ValueError: the test set has no probe or no gallery; or, unless `remove_no_gallery`, a probe's subject has
                 no gallery sequence.
         """
-        probes = [sequence.name in self.partition.probes for sequence in self.sequences]
+        probes = [sequence.name in self.probes for sequence in self.sequences]
         gallery = Counter(sequence.label for sequence, probe in zip(self.sequences, probes, strict=True) if not probe)
         if not any(probes):
             raise ValueError(

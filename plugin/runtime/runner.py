@@ -133,7 +133,7 @@ class _Tester:
         self._loader = make_loader(self._dataset, sampler, collate, settings.data_cfg.num_workers)
         log.log_info(
             f"Test set: {len(indices)} sequences of {len(self._dataset.label_set)} subjects, "
-            f"{len(self._dataset.partition.probes)} probes named; condition: {self.condition}"
+            f"{len(self._dataset.probes)} probes named; condition: {self.condition}"
         )
 
     @torch.no_grad()
@@ -158,7 +158,7 @@ class _Tester:
             [sequence.label for sequence in tested],
             [sequence.type for sequence in tested],
             [sequence.view for sequence in tested],
-            self._dataset.partition.probes & by_name.keys(),
+            self._dataset.probes & by_name.keys(),
             metric=self._evaluator.metric,
         )
         shown = ", ".join(f"{name.rsplit('/', 1)[-1]}: {value:.2f}" for name, value in metrics.items())
