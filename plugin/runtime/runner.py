@@ -90,6 +90,7 @@ def _build_model(settings: GaitSettings, training: bool, seed: int, log: RunLog)
     seed_everything(seed)
     model = MODELS[settings.model_cfg.model](to_mapping(settings), training, log)
     assert isinstance(model, BaseModel)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # a fifth faster on a CPU
     count = sum(parameter.numel() for parameter in model.parameters())
     log.log_info(f"Parameters Count: {count / 1e6:.5f}M")
     return model
