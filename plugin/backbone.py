@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from common.rpe import DistanceMethod, KeypointRPEForm
-from plugin.swin import KeypointGrid, PositionBias, SwinTransformer2D
+from plugin.swin import KeypointGrid, PositionBias, SwinTransformer2D, WindowBias
 
 __all__ = ["SwinGait2DBackbone", "translate_swingait_keys"]
 
@@ -63,7 +63,7 @@ class SwinGait2DBackbone(nn.Module):
         drop_path_rate: stochastic depth of the last block.
         position_bias: "none", "table" or "kprpe".
         num_keypoints: L, for kprpe.
-        keypoint_grid: "window" or "image", for kprpe; see `plugin.swin.SwinStage`.
+        keypoint_grid: "window" or "image", for kprpe; see `plugin.swin.WindowBias`.
         form, shared, method, ratio: for kprpe; see `common.KeypointRPE`.
         confidence: what the third channel of the keypoints does: "weight" (its value, cut to [0, 1], is the joint's
             visibility), "threshold" (visible or not), "ignore" (all joints count, also missing ones).
@@ -124,13 +124,15 @@ class SwinGait2DBackbone(nn.Module):
             depths=layers[2:],
             num_heads=num_heads,
             window_size=(window_size[0], window_size[1]),
-            position_bias=position_bias,
-            num_keypoints=num_keypoints,
-            keypoint_grid=keypoint_grid,
-            form=form,
-            shared=shared,
-            method=method,
-            ratio=ratio,
+            bias=WindowBias(
+                position_bias=position_bias,
+                num_keypoints=num_keypoints,
+                keypoint_grid=keypoint_grid,
+                form=form,
+                shared=shared,
+                method=method,
+                ratio=ratio,
+            ),
             mlp_ratio=mlp_ratio,
             drop_path_rate=drop_path_rate,
         )

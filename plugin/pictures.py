@@ -7,7 +7,6 @@ Coordinates: joints are (x, y) in pixels of the normalised silhouette, the centr
 Shape letters: T frames, H and W silhouette size, L joints, S pixels of the picture per silhouette pixel.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from common.keypoints import COCO_17, KeypointSchema
+from common.runtime.files import whole_file
 
 __all__ = ["draw_cmc", "draw_sequences", "draw_training"]
 
@@ -282,9 +282,5 @@ def _write(figure: Figure, path: Path) -> None:
     if kind not in known:
         raise ValueError(f"{path}: a picture's suffix must be one of {', '.join(sorted(known))}")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        figure.savefig(temporary, format=kind, dpi="figure")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format=kind, dpi="figure")

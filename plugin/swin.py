@@ -9,6 +9,7 @@ Shape letters: F frames (of all sequences), C channels, H heads, W windows, n po
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from common.rpe import DistanceMethod, KeypointRPE, KeypointRPEForm, TableRPE, Window, attention, window_partition
 
-__all__ = ["KeypointGrid", "PositionBias", "SwinStage", "SwinTransformer2D"]
+__all__ = ["KeypointGrid", "PositionBias", "SwinStage", "SwinTransformer2D", "WindowBias"]
 
 PositionBias = Literal["none", "table", "kprpe"]
 KeypointGrid = Literal["window", "image"]
@@ -42,6 +43,33 @@ def _shift_mask(grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, de
     windows = window_partition(region[..., None], window.size_hw)[..., 0]  # [W, n]
     apart = windows[:, None, :, None] != windows[:, None, None, :]
     return (apart * _MASKED).to(device, dtype)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowBias:
+    """What is added to the attention logits inside the windows."""
+
+    position_bias: PositionBias = "kprpe"
+    """None, Swin's own table, or KP-RPE."""
+
+    num_keypoints: int = 17
+    """L, for kprpe."""
+
+    keypoint_grid: KeypointGrid = "window"
+    """"window" takes KP-RPE's query grid of the window's size, the same in every window (paper, section 5); "image"
+    gives each window its own slice of the image's grid."""
+
+    form: KeypointRPEForm = "multihead"
+    shared: bool = False
+    method: DistanceMethod = "product"
+    ratio: float = 1.9
+    """These four: see `common.KeypointRPE`."""
+
+    def make_kprpe(self, num_heads: int, num_layers: int) -> KeypointRPE | None:
+        """KP-RPE for a stack of layers, if that is the bias."""
+        if self.position_bias != "kprpe":
+            return None
+        return KeypointRPE(self.num_keypoints, num_heads, num_layers, self.form, self.shared, self.method, self.ratio)
 
 
 class WindowAttention(nn.Module):
@@ -120,11 +148,7 @@ class SwinStage(nn.Module):
         num_heads: H.
         grid_hw: (rows, cols) of the token map.
         window_size: (rows, cols), neither larger than the map.
-        position_bias: none, table (Swin's own), or kprpe.
-        num_keypoints: L, for kprpe.
-        keypoint_grid: "window" takes KP-RPE's query grid of the window's size, the same in every window (paper,
-            section 5); "image" gives each window its own slice of the image's grid.
-        form, shared, method, ratio: of `common.KeypointRPE`.
+        bias: what is added to the logits.
         mlp_ratio: hidden width of the MLP over C.
         drop_path: one rate a block.
         widen: whether the stage ends in a widening.
@@ -137,32 +161,22 @@ class SwinStage(nn.Module):
         num_heads: int,
         grid_hw: tuple[int, int],
         window_size: tuple[int, int],
-        position_bias: PositionBias,
-        num_keypoints: int,
-        keypoint_grid: KeypointGrid,
-        form: KeypointRPEForm,
-        shared: bool,
-        method: DistanceMethod,
-        ratio: float,
+        bias: WindowBias,
         mlp_ratio: float,
         drop_path: Sequence[float],
         widen: bool,
     ) -> None:
         super().__init__()
         self.grid_hw = grid_hw
-        self.keypoint_grid = keypoint_grid
+        self.keypoint_grid = bias.keypoint_grid
         # A window as large as the map has no neighbours to shift towards.
         half = tuple(0 if size >= cells else size // 2 for size, cells in zip(window_size, grid_hw, strict=True))
         self.windows = [Window(window_size, (0, 0) if block % 2 == 0 else (half[0], half[1])) for block in range(depth)]
         self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, window, position_bias == "table", mlp_ratio, drop_path[block])
+            SwinBlock(dim, num_heads, window, bias.position_bias == "table", mlp_ratio, drop_path[block])
             for block, window in enumerate(self.windows)
         )
-        self.kprpe = (
-            KeypointRPE(num_keypoints, num_heads, depth, form, shared, method, ratio)
-            if position_bias == "kprpe"
-            else None
-        )
+        self.kprpe = bias.make_kprpe(num_heads, depth)
         self.downsample = (
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim, bias=False)) if widen else nn.Identity()
         )
@@ -195,7 +209,7 @@ class PatchEmbed(nn.Module):
 
 
 class SwinTransformer2D(nn.Module):
-    """Patch embedding, stages, final LayerNorm. See `SwinStage` for the settings that are not listed.
+    """Patch embedding, stages, final LayerNorm.
 
     Args:
         in_channels: of the feature map.
@@ -205,6 +219,8 @@ class SwinTransformer2D(nn.Module):
         depths: blocks of each stage.
         num_heads: heads of each stage.
         window_size: (rows, cols) of a window, in tokens.
+        bias: what is added to the attention logits.
+        mlp_ratio: hidden width of the MLPs over their input's.
         drop_path_rate: of the last block; it grows linearly from 0 at the first.
 
     Raises:
@@ -220,13 +236,7 @@ class SwinTransformer2D(nn.Module):
         depths: Sequence[int],
         num_heads: Sequence[int],
         window_size: tuple[int, int],
-        position_bias: PositionBias,
-        num_keypoints: int,
-        keypoint_grid: KeypointGrid,
-        form: KeypointRPEForm,
-        shared: bool,
-        method: DistanceMethod,
-        ratio: float,
+        bias: WindowBias,
         mlp_ratio: float,
         drop_path_rate: float,
     ) -> None:
@@ -253,13 +263,7 @@ class SwinTransformer2D(nn.Module):
                     heads,
                     grid_hw,
                     (window_size[0], window_size[1]),
-                    position_bias,
-                    num_keypoints,
-                    keypoint_grid,
-                    form,
-                    shared,
-                    method,
-                    ratio,
+                    bias,
                     mlp_ratio,
                     rates[first : first + depth],
                     widen=stage < len(depths) - 1,

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from common.runtime.files import write_text
 from plugin.evaluation import part_distance, retrieval_metrics
 
 
@@ -71,9 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     text = json.dumps(report, indent=2)
     print(text)
     if options.out:
-        temporary = options.out.with_name(options.out.name + ".tmp")
-        temporary.write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, options.out)
+        write_text(options.out, text + "\n")
     return 0
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture()
+@pytest.fixture
 def rng() -> torch.Generator:
     """A freshly seeded generator, so that no test depends on the order of the others."""
     return torch.Generator().manual_seed(0)

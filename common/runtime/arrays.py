@@ -14,11 +14,12 @@ import io
 import math
 import os
 import pickle
-import uuid
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from common.runtime.files import whole_file
 
 __all__ = ["load_array", "peek_array", "save_array"]
 
@@ -102,14 +103,8 @@ def save_array(path: str | Path, array: np.ndarray) -> None:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in _KINDS:
         found = f"dtype {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
         raise ValueError(f"{path}: expected a NumPy array of numbers or booleans, got {found}")
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with partial.open("wb") as file:
-            pickle.dump(array, file, protocol=4)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        pickle.dump(array, file, protocol=4)
 
 
 class _RefusedError(pickle.UnpicklingError):

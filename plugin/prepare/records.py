@@ -20,8 +20,9 @@ from urllib.parse import quote
 import numpy as np
 
 from common.runtime.arrays import save_array
+from common.runtime.files import write_text
 
-__all__ = ["KEYPOINTS_FILE", "SILHOUETTES_FILE", "Ledger", "SequenceRecord", "write_text"]
+__all__ = ["KEYPOINTS_FILE", "SILHOUETTES_FILE", "Ledger", "SequenceRecord"]
 
 SILHOUETTES_FILE = "0-silhouettes.pkl"
 KEYPOINTS_FILE = "1-keypoints.pkl"
@@ -183,13 +184,3 @@ class Ledger:
 
     def _record_path(self, sequence: str) -> Path:
         return self.folder / "sequences" / f"{sequence}.json"
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file whole or not at all."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from common.runtime.files import write_text
 from plugin.partition import Partition
 from plugin.prepare.raw import NUM_JOINTS
-from plugin.prepare.records import Ledger, SequenceRecord, write_text
+from plugin.prepare.records import Ledger, SequenceRecord
 
 __all__ = ["Report", "build_report", "probe_warnings", "write_report"]
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from common.runtime.files import write_bytes, write_text
 from plugin.synthesize.camera import draw_cameras, look
 from plugin.synthesize.detector import crop_boxes, estimate_joints, occluder_polygons
 from plugin.synthesize.render import draw, joints_seen
@@ -171,13 +172,6 @@ def render_sequence(settings: SynthesisSettings, subject: int, sequence: int) ->
     ]
 
 
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is never seen half written."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def _pose_line(size_wh: tuple[int, int], joints: NDArray[np.float64]) -> str:
     return ",".join([*map(str, size_wh), *(f"{value:.3f}" for value in joints.ravel())]) + "\n"
 
@@ -193,9 +187,9 @@ def _write_sequence(settings: SynthesisSettings, out: Path, task: tuple[int, int
     for frame in frames:
         name = f"human_crop_f{frame.number}"
         if frame.silhouette is not None:
-            _write_whole(silhouettes / f"{name}.png", cv2.imencode(".png", frame.silhouette)[1].tobytes())
+            write_bytes(silhouettes / f"{name}.png", cv2.imencode(".png", frame.silhouette)[1].tobytes())
         if frame.joints is not None:
-            _write_whole(poses / f"{name}.txt", _pose_line(frame.size_wh, frame.joints).encode())
+            write_text(poses / f"{name}.txt", _pose_line(frame.size_wh, frame.joints))
     return len(frames)
 
 
@@ -245,11 +239,11 @@ def synthesize(
 
     out.mkdir(parents=True, exist_ok=True)
     record = {"made_by": "python -m plugin.synthesize", "note": NOTE, "settings": asdict(settings)}
-    _write_whole(out / "settings.json", (json.dumps(record, indent=2) + "\n").encode())
+    write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")
     tasks = [(s, q) for s in range(settings.subjects) for q in range(settings.sequences_per_subject)]
     written = _write_all(settings, out, tasks, min(workers, len(tasks)))
     with tqdm(written, total=len(tasks), unit="sequence", disable=not progress) as bar:
         for _ in bar:
             pass
-    _write_whole(out / "partition.json", (json.dumps(partition(settings), indent=2) + "\n").encode())
+    write_text(out / "partition.json", json.dumps(partition(settings), indent=2) + "\n")
     return out
