@@ -34,6 +34,7 @@ def _pad_to(size: int, multiple: int) -> int:
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is first built while evaluating must serve training too
 def _shift_mask(grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[W, 1, n, n]: 0 where two positions of a window are neighbours in the image too, else -100."""
     (rows, cols), (height, width), (down, right) = grid_hw, window.size_hw, window.shift_hw

@@ -37,10 +37,14 @@ def _check_shape(keypoints: Array) -> None:
 
 
 def _with_xy(keypoints: Array, x: Array, y: Array) -> Array:
-    """The same keypoints at other places; further channels stay."""
+    """The same keypoints at other places, of which there may be more; further channels stay, and so does a floating
+    point dtype (fractions of whole pixels are no integers)."""
+    shape = (*x.shape, keypoints.shape[-1] - 2)
     if isinstance(keypoints, Tensor):
-        return torch.cat([torch.stack([x, y], dim=-1), keypoints[..., 2:]], dim=-1)
-    return np.concatenate([np.stack([x, y], axis=-1), keypoints[..., 2:]], axis=-1).astype(keypoints.dtype, copy=False)
+        moved = torch.cat([torch.stack([x, y], dim=-1), keypoints[..., 2:].expand(shape)], dim=-1)
+        return moved.to(keypoints.dtype) if keypoints.is_floating_point() else moved
+    moved = np.concatenate([np.stack([x, y], axis=-1), np.broadcast_to(keypoints[..., 2:], shape)], axis=-1)
+    return moved.astype(keypoints.dtype, copy=False) if keypoints.dtype.kind == "f" else moved
 
 
 def transform_keypoints(keypoints: Array, matrix: Array) -> Array:
@@ -52,7 +56,7 @@ def transform_keypoints(keypoints: Array, matrix: Array) -> Array:
             homogeneous coordinates to new ones. Affine if its last row is (0, 0, 1).
 
     Returns:
-        [..., L, C]. A point on the horizon of the homography comes out infinite, as mathematics has it.
+        [..., L, C], as many as there are matrices. A point on the horizon of the homography comes out infinite, as mathematics has it.
 
     Raises:
         ValueError: wrong shapes.

@@ -26,8 +26,8 @@ def _half_range(ratio: float) -> int:
 def _check(method: str, ratio: float) -> None:
     if method not in get_args(DistanceMethod):
         raise ValueError(f"method must be one of {', '.join(get_args(DistanceMethod))}, got {method!r}")
-    if not ratio > 0:
-        raise ValueError(f"ratio must be > 0, got {ratio}")
+    if not 0 < ratio < math.inf:
+        raise ValueError(f"ratio must be > 0 and finite, got {ratio}")
 
 
 def num_buckets(method: DistanceMethod, ratio: float = 1.9) -> int:
@@ -35,7 +35,7 @@ def num_buckets(method: DistanceMethod, ratio: float = 1.9) -> int:
     else 2 b + 1, where b = floor(2 ratio).
 
     Raises:
-        ValueError: unknown method, or a ratio that is not positive.
+        ValueError: unknown method, or a ratio that is not positive and finite.
     """
     _check(method, ratio)
     side = 2 * _half_range(ratio) + 1
@@ -52,6 +52,7 @@ def _piecewise(offset: Tensor, ratio: float) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # a table first built while evaluating must serve training too
 def bucket_ids(
     grid_hw: tuple[int, int],
     method: DistanceMethod = "product",
@@ -71,7 +72,7 @@ def bucket_ids(
         the two ranges being disjoint), else 1.
 
     Raises:
-        ValueError: an empty grid, an unknown method, a ratio that is not positive.
+        ValueError: an empty grid, an unknown method, a ratio that is not positive and finite.
     """
     _check(method, ratio)
     rows, cols = grid_hw

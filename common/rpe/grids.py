@@ -23,6 +23,7 @@ class Window(NamedTuple):
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is first built while evaluating must serve training too
 def grid_centres(grid_hw: tuple[int, int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
     """Centres of the cells of a grid. Cached: treat the result as read-only.
 
@@ -65,6 +66,7 @@ def window_partition(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # what is first built while evaluating must serve training too
 def window_centres(
     grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Tensor:

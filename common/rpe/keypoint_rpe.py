@@ -42,6 +42,7 @@ _LARGEST_BASIS = 32 * 1024 * 1024
 
 
 @lru_cache(maxsize=32)
+@torch.inference_mode(False)  # what is first built while evaluating must serve training too
 def _bucket_basis(
     grid_hw: tuple[int, int],
     method: DistanceMethod,
@@ -86,8 +87,8 @@ def _look_up(table: Tensor, ids: Tensor) -> Tensor:
 class LayerBiases(Sequence[Tensor]):
     """The biases of all layers, each computed when it is asked for, so that no more than one need exist at a time.
 
-    Item d is the bias of layer d in the dtype of the module's weight: [B, H, N, N] at image level and for a grid of
-    the window's size, [B, W, H, n, n] where the image's grid is cut into windows.
+    Item d is the bias of layer d, float32 (float64 where the module's weight is): [B, H, N, N] at image level and for
+    a grid of the window's size, [B, W, H, n, n] where the image's grid is cut into windows.
     """
 
     def __init__(self, rpe: "KeypointRPE", features: Tensor, place: "list[tuple[tuple[int, int], Window | None]]"):
@@ -200,7 +201,7 @@ class KeypointRPE(nn.Module):
             windows: one a layer, to cut the image's grid into that layer's windows. None: no windows.
 
         Returns:
-            One bias a layer, float32 (float64 for float64 keypoints and weights), to be added to the logits after
+            One bias a layer, float32 (float64 where the weight is), to be added to the logits after
             their scaling by 1 / sqrt(head dimension), as the public weights need it.
 
         Raises:

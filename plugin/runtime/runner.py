@@ -27,7 +27,7 @@ from common.runtime.log import RunLog
 from common.runtime.session import agree, gather_lists, make_accelerator, mix_seed, seed_everything
 from common.runtime.settings import to_mapping
 from common.runtime.stop import StopSignals
-from plugin.evaluation import gait3d_evaluation
+from plugin.evaluation import RetrievalResult, gait3d_evaluation
 from plugin.runtime.data import Batch, Collate, GaitDataset, InferenceSampler, TripletSampler, make_loader
 from plugin.runtime.host import MODELS, BaseModel
 from plugin.runtime.losses import LossAggregator
@@ -72,8 +72,8 @@ class TestResult:
     metrics: dict[str, float]
     """scalar/test_accuracy/{Rank-1,Rank-5,Rank-10,mAP,mINP} in percent."""
 
-    cmc: np.ndarray
-    """Percent, from rank 1 on."""
+    details: RetrievalResult
+    """CMC curve, and what single probes got."""
 
     path: Path
     """The JSON file that holds them."""
@@ -139,8 +139,8 @@ class _Tester:
         )
 
     @torch.no_grad()
-    def run(self, model: nn.Module) -> tuple[dict[str, float], np.ndarray]:
-        """Metrics and CMC curve, the same in every process."""
+    def run(self, model: nn.Module) -> tuple[dict[str, float], RetrievalResult]:
+        """Metrics and their details, the same in every process."""
         was_training = model.training
         model.eval()
         rows: list[tuple[str, np.ndarray]] = []
@@ -165,7 +165,7 @@ class _Tester:
         )
         shown = ", ".join(f"{name.rsplit('/', 1)[-1]}: {value:.2f}" for name, value in metrics.items())
         self._log.log_info(f"{self.condition}: {shown}")
-        return metrics, details.cmc
+        return metrics, details
 
 
 def _to_device(batch: Batch, device: torch.device) -> tuple[Any, ...]:
@@ -205,12 +205,12 @@ def test(settings: GaitSettings, options: RunOptions) -> TestResult:
             raise ValueError("evaluator_cfg.restore_hint is 0: testing needs a checkpoint")
         checkpoint = _restore(model, path, evaluator.restore_ckpt_strict, log)
         model.to(accelerator.device)
-        metrics, cmc = tester.run(model)
+        metrics, details = tester.run(model)
         target = folder / "results" / f"{path.stem}-{tester.condition}.json"
         if log.active:
-            _write_result(target, path, checkpoint.get("iteration"), tester.condition, metrics, cmc)
+            _write_result(target, path, checkpoint.get("iteration"), tester.condition, metrics, details.cmc)
             log.log_info(f"Results written to {target}")
-    return TestResult(metrics=metrics, cmc=cmc, path=target)
+    return TestResult(metrics=metrics, details=details, path=target)
 
 
 def _write_result(

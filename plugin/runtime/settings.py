@@ -58,6 +58,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be >= 0, got {self.num_workers}")
+        if any(index < 0 for index in self.data_in_use or []):
+            raise ValueError(f"data_in_use: an index must be >= 0, got {self.data_in_use}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +81,9 @@ class EvaluatorSampler:
     """At most this many frames of a sequence, from its start."""
 
     def __post_init__(self) -> None:
-        _positive(batch_size=self.batch_size, frames_all_limit=self.frames_all_limit or 1)
+        _positive(batch_size=self.batch_size)
+        if self.frames_all_limit is not None:
+            _positive(frames_all_limit=self.frames_all_limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +114,13 @@ class EvaluatorSettings:
     """Distance between embeddings, averaged over parts."""
 
     def __post_init__(self) -> None:
+        _check_hint(self.restore_hint)
         _one_chain(self.transform)
+
+
+def _check_hint(restore_hint: int | str) -> None:
+    if isinstance(restore_hint, int) and restore_hint < 0:
+        raise ValueError(f"restore_hint must be >= 0 or a path, got {restore_hint}")
 
 
 def _one_chain(transform: list[PairedComposeSettings]) -> None:
@@ -199,6 +209,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         _positive(total_iter=self.total_iter, save_iter=self.save_iter, log_iter=self.log_iter)
+        _check_hint(self.restore_hint)
         _one_chain(self.transform)
 
 
@@ -234,8 +245,11 @@ class BackboneSettings:
             embed_dim=self.embed_dim,
             ratio=self.ratio,
             num_keypoints=self.num_keypoints,
-            **{f"{name}[{i}]": v for name in ("channels", "layers") for i, v in enumerate(getattr(self, name))},
+            mlp_ratio=self.mlp_ratio,
+            **{f"{n}[{i}]": v for n in ("channels", "layers", "num_heads") for i, v in enumerate(getattr(self, n))},
         )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +259,9 @@ class SeparateFCsSettings:
     in_channels: int
     out_channels: int
     parts_num: int
+
+    def __post_init__(self) -> None:
+        _positive(out_channels=self.out_channels)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,6 +273,9 @@ class SeparateBNNecksSettings:
     parts_num: int
     norm: bool = True
     parallel_BN1d: bool = True  # noqa: N815 (OpenGait's key)
+
+    def __post_init__(self) -> None:
+        _positive(class_num=self.class_num)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,6 +290,8 @@ class ModelSettings:
     """Horizontal stripes that the token map is pooled into; the last part is then repeated once."""
 
     def __post_init__(self) -> None:
+        if not self.bin_num or min(self.bin_num) < 1:
+            raise ValueError(f"bin_num must be numbers > 0, got {self.bin_num}")
         parts, wide = sum(self.bin_num) + 1, 2 * self.backbone_cfg.embed_dim
         wrong = []
         if self.fcs.parts_num != parts or self.bnnecks.parts_num != parts:
