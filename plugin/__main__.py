@@ -36,7 +36,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings instead of the file's, as data_cfg.num_workers=4"
     )
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     if args.iter < 0 or args.seed < 0 or args.misalign < 0:
         parser.error("--iter, --seed and --misalign must not be negative")
     return args
@@ -59,6 +59,8 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
             place = place.setdefault(name, {})
             if not isinstance(place, dict):
                 raise ValueError(f"{entry!r}: {name} is set to a value already")
+        if isinstance(place.get(last), dict):
+            raise ValueError(f"{entry!r}: keys below {last} are set already")
         try:
             place[last] = yaml.safe_load(value)
         except yaml.YAMLError as error:
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         stopped = train(settings, options)
         return 0 if stopped is None else 128 + stopped
-    except (ValueError, FileNotFoundError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
 

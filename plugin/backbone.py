@@ -10,6 +10,7 @@ Shape letters: N sequences, T frames, L keypoints, C channels.
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from common.rpe import DistanceMethod, KeypointRPEForm
@@ -67,7 +68,7 @@ class SwinGait2DBackbone(nn.Module):
         form, shared, method, ratio: for kprpe; see `common.KeypointRPE`.
         confidence: what the third channel of the keypoints does: "weight" (its value, cut to [0, 1], is the joint's
             visibility), "threshold" (visible or not), "ignore" (all joints count, also missing ones).
-        min_confidence: a joint below it has visibility 0, unless confidence is ignored.
+        min_confidence: a joint below it (or whose confidence is NaN) has visibility 0, unless confidence is ignored.
 
     Raises:
         ValueError: settings that do not fit each other.
@@ -177,9 +178,10 @@ class SwinGait2DBackbone(nn.Module):
         if keypoints.shape[-1] == 2 or self.confidence == "ignore":
             return keypoints[..., :2], None
         score = keypoints[..., 2]
-        visible = score >= self.min_confidence
-        weight = visible.to(score.dtype) if self.confidence == "threshold" else score.clamp(0, 1) * visible
-        return keypoints[..., :2], weight
+        visible = (score >= self.min_confidence) & (score > 0)
+        seen = torch.ones_like(score) if self.confidence == "threshold" else score.clamp(0, 1)
+        # Chosen, not multiplied: a confidence that is no number means missing, and 0 * NaN would still be NaN.
+        return keypoints[..., :2], torch.where(visible, seen, torch.zeros_like(score))
 
 
 def translate_swingait_keys(state: Mapping[str, Tensor], prefix: str = "") -> dict[str, Tensor]:

@@ -5,9 +5,9 @@ geometric transform yields one matrix (or one a frame) that moves both; matrices
 interpolated once at the end. A mirror also swaps left and right joints.
 
 Names and ranges are those of OpenGait's recipe (ShiqiYu/OpenGait@0efafd4, opengait/data/transform.py). Deliberate
-differences: the geometry of several transforms is composed before the one interpolation, and rotation is about the
-centre of the silhouette (OpenGait passes the centre as (y, x)). `CropMisalignment`, `JointDropout` and `JointNoise`
-are ours.
+differences: the geometry of several transforms is composed before the one interpolation, rotation is about the
+centre of the silhouette (OpenGait passes the centre as (y, x)), and the affine's corners are the frame's (OpenGait
+exchanges height and width). `CropMisalignment`, `JointDropout` and `JointNoise` are ours.
 
 Coordinates: while transforms run, keypoints are in pixel-index coordinates of the silhouette ((0, 0) is the centre of
 the first pixel, as cv2 has it); `PairedCompose` returns them as fractions of the silhouette it returns.

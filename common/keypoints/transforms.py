@@ -56,7 +56,8 @@ def transform_keypoints(keypoints: Array, matrix: Array) -> Array:
             homogeneous coordinates to new ones. Affine if its last row is (0, 0, 1).
 
     Returns:
-        [..., L, C], as many as there are matrices. A point on the horizon of the homography comes out infinite, as mathematics has it.
+        [..., L, C], as many as there are matrices. A point on the horizon of the homography comes out infinite, as
+        mathematics has it.
 
     Raises:
         ValueError: wrong shapes.

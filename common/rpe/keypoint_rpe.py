@@ -216,7 +216,8 @@ class KeypointRPE(nn.Module):
             weights = None if visibility is None else visibility.to(dtype)
             if weights is not None:
                 # Where nothing is seen the coordinates may be anything; 0 * NaN would still be NaN.
-                points = torch.where(weights[..., None] > 0, points, torch.zeros_like(points))
+                usable = (weights[..., None] > 0) | points.isfinite()
+                points = torch.where(usable, points, torch.zeros_like(points))
             if self.implementation == "affine":
                 features = self._affine_features(points, weights)
             else:

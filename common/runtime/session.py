@@ -3,12 +3,14 @@
 CPU, one GPU, or several processes under `torchrun` are chosen by what is there (https://huggingface.co/docs/accelerate).
 """
 
+import os
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 __all__ = [
@@ -31,7 +33,11 @@ def make_accelerator(half_precision: bool, find_unused_parameters: bool = False)
         half_precision: float16 with loss scaling on a CUDA device. A CPU runs in float32 whatever is asked.
         find_unused_parameters: of DistributedDataParallel.
     """
+    # Accelerate keeps the precision of a process's first run, and refuses another one.
+    AcceleratorState._reset_state()
     return Accelerator(
+        # Left alone, it lets each process of a torchrun without CUDA train by itself.
+        cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
         mixed_precision="fp16" if half_precision and torch.cuda.is_available() else "no",
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from common.keypoints import COCO_17, check_fractions
+from common.keypoints import COCO_17, check_fractions, pixels_to_fractions
 from common.runtime.arrays import load_array, peek_array
 from common.runtime.session import mix_seed
 from plugin.partition import read_partition
@@ -85,7 +85,7 @@ class GaitDataset(Dataset[Loaded]):
             raise FileNotFoundError(f"dataset_root: no such folder: {root}")
         wanted = partition.train if training else partition.test
         present = {entry.name for entry in os.scandir(root) if entry.is_dir()}
-        subjects = [label for label in wanted if label in present]
+        subjects = [label for label in dict.fromkeys(wanted) if label in present]
         if not subjects:
             key = "TRAIN_SET" if training else "TEST_SET"
             raise ValueError(
@@ -143,20 +143,23 @@ class GaitDataset(Dataset[Loaded]):
         return tuple(picked)
 
     def _check_streams(self, paths: tuple[Path, ...]) -> int:
-        """Number of frames, from the headers of the files."""
+        """Number of frames, from the header of the silhouettes and from the keypoints, which are small."""
         shape, dtype = peek_array(paths[0])
         if len(shape) != 3 or dtype != np.uint8:
             raise ValueError(f"{paths[0]}: expected silhouettes, uint8 [T, h, w], found {dtype} {list(shape)}")
         if not shape[0]:
             raise ValueError(f"{paths[0]}: a sequence needs at least one frame, found none")
         if len(paths) == 2:
-            other, other_dtype = peek_array(paths[1])
+            keypoints = load_array(paths[1])
             expected = (shape[0], len(COCO_17), 3)
-            if other != expected or other_dtype.kind != "f":
+            if keypoints.shape != expected or keypoints.dtype.kind != "f":
                 raise ValueError(
                     f"{paths[1]}: expected keypoints, float {list(expected)} (the silhouettes' frames, joints, "
-                    f"x y confidence), found {other_dtype} {list(other)}"
+                    f"x y confidence), found {keypoints.dtype} {list(keypoints.shape)}"
                 )
+            if not np.isfinite(keypoints).all():
+                raise ValueError(f"{paths[1]}: keypoints must be finite, found NaN or infinity")
+            check_fractions(pixels_to_fractions(keypoints, shape[1:]), keypoints[..., 2], source=str(paths[1]))
         return shape[0]
 
     def __len__(self) -> int:
@@ -319,12 +322,9 @@ class Collate:
             rng = np.random.default_rng((item.seed, 0))
             picked = self.frame_indices(len(item.streams[0]), rng)
             streams = [stream[picked] for stream in item.streams]
-            if len(streams) == 2 and not np.isfinite(streams[1]).all():
-                raise ValueError(f"{item.sequence.paths[1]}: keypoints must be finite, found NaN or infinity")
             moved, joints = self._transform(streams[0], streams[1] if len(streams) == 2 else None, (item.seed, 1))
             silhouettes.append(moved)
             if joints is not None:
-                check_fractions(joints, joints[..., 2], source=str(item.sequence.paths[1]))
                 keypoints.append(joints)
         whole = isinstance(self._sampler, EvaluatorSampler)
         join = (lambda arrays: np.concatenate(arrays)[None]) if whole else np.stack

@@ -9,6 +9,7 @@ checkout is at hand: `python tests/parity/opengait.py`.
 """
 
 import importlib
+import json
 import os
 import sys
 import types
@@ -24,16 +25,28 @@ CLASSES = 20
 STRIDE = 7  # every 7th number of the token map is stored
 
 
-def fill(module: nn.Module, seed: int) -> None:
+def floating_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of everything that `numbers` fills."""
+    return {name: tuple(value.shape) for name, value in module.state_dict().items() if value.is_floating_point()}
+
+
+def numbers(shapes: dict[str, tuple[int, ...]], seed: int) -> dict[str, torch.Tensor]:
     """Numbers for every parameter and buffer that do not depend on the version of torch, by sorted name."""
     rng = np.random.RandomState(seed)
-    for name, tensor in sorted(module.state_dict().items()):
-        if not tensor.is_floating_point():
-            continue
-        value = rng.standard_normal(tuple(tensor.shape)).astype(np.float32) * 0.05
-        if name.endswith("running_var") or (name.endswith("weight") and tensor.ndim == 1):
+    state = {}
+    for name, shape in sorted(shapes.items()):
+        value = rng.standard_normal(shape).astype(np.float32) * 0.05
+        if name.endswith("running_var") or (name.endswith("weight") and len(shape) == 1):
             value = 1 + np.abs(value)
-        tensor.copy_(torch.from_numpy(value))
+        state[name] = torch.from_numpy(value)
+    return state
+
+
+def fill(module: nn.Module, seed: int) -> None:
+    """Put `numbers` into a module."""
+    state = module.state_dict()
+    for name, value in numbers(floating_shapes(module), seed).items():
+        state[name].copy_(value)
 
 
 def silhouettes() -> torch.Tensor:
@@ -111,6 +124,7 @@ if __name__ == "__main__":
         STORED,
         tokens=outputs["tokens"].numpy().ravel()[::STRIDE],
         embeddings=outputs["embeddings"].numpy(),
+        shapes=json.dumps(floating_shapes(reference)),
         full_parameters=sum(p.numel() for p in swingait_2d(Path(os.environ["OPENGAIT_ROOT"]), 3000).parameters()),
     )
     print(f"{STORED}: {STORED.stat().st_size} bytes")

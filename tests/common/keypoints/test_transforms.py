@@ -79,9 +79,7 @@ def test_flip_swaps_sides_and_undoes_itself(kind, schema):
     keypoints = keypoints_like(2, len(schema), 3)
     flipped = flip_keypoints(kind(keypoints), schema, width=43)
     for index, name in enumerate(schema.names):
-        other = schema.names.index(
-            name.replace("left", "right") if "left" in name else name.replace("right", "left")
-        )
+        other = schema.names.index(name.replace("left", "right") if "left" in name else name.replace("right", "left"))
         x, y, confidence = keypoints[:, other].T
         np.testing.assert_array_equal(np.asarray(flipped)[:, index], np.stack([43 - x, y, confidence], axis=-1))
     again = flip_keypoints(flipped, schema, width=43)

@@ -68,8 +68,10 @@ def test_more_leading_axes(implementation, rng):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_float32_bias_beside_half_precision_queries(dtype, implementation, qkv, rng):
     bias = torch.randn(2, 3, 5, 5, generator=rng)
-    out = attention(*(tensor.to(dtype) for tensor in qkv), bias, implementation=implementation)
+    rounded = [tensor.to(dtype) for tensor in qkv]
+    out = attention(*rounded, bias, implementation=implementation)
     assert out.dtype == dtype
+    assert torch.equal(out, attention(*rounded, bias.to(dtype), implementation=implementation))
     expected = attention_by_loop(*qkv, bias)
     assert (out - expected).abs().max() < 0.03
     assert (out - attention_by_loop(*qkv, None)).abs().max() > 0.3

@@ -156,7 +156,8 @@ def test_affine_equals_direct(form, dtype, tolerance, rng):
     visibility = torch.rand(2, 5, generator=rng).to(dtype)
     windows = [Window((4, 3), shift) for shift in ((0, 0), (2, 1), (1, 1))]
     for grid_hw, cut in (((14, 14), None), ((10, 7), windows)):
-        for a, b in zip(affine(keypoints, grid_hw, visibility, cut), direct(keypoints, grid_hw, visibility, cut)):
+        arguments = (keypoints, grid_hw, visibility, cut)
+        for a, b in zip(affine(*arguments), direct(*arguments), strict=True):
             assert a.shape == b.shape
             assert (a - b).abs().max() <= tolerance * b.abs().max()
 
@@ -363,7 +364,7 @@ def test_bad_inputs():
             rpe(good, (3, 3), torch.ones(shape))
     with pytest.raises(ValueError, match="one window for each of 3 layers, got 2"):
         rpe(good, (3, 3), windows=[Window((3, 3))] * 2)
-    with pytest.raises(ValueError, match="must be fractions of the image.*are they in pixels"):
+    with pytest.raises(ValueError, match=r"must be fractions of the image.*are they in pixels"):
         rpe(good * 112, (3, 3))
     with pytest.raises(ValueError, match="must be finite"):
         rpe(torch.full((2, 5, 2), float("nan")), (3, 3))

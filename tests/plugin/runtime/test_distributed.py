@@ -1,0 +1,125 @@
+"""Two processes under torchrun on the CPU do what one does."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.testing import assert_close
+
+from common.runtime.checkpoint import latest_checkpoint, load_checkpoint
+from plugin.__main__ import main
+
+ROOT = Path(__file__).parents[3]
+
+# Batch norm sees a process's own share of a batch: statistics are frozen here, so that the two runs can agree.
+SAME = {
+    "model_cfg": {"backbone_cfg": {"drop_path_rate": 0.0}},
+    "trainer_cfg": {"fix_BN": True, "log_iter": 1, "with_test": True, "save_iter": 4, "total_iter": 4},
+    "data_cfg": {"num_workers": 1},
+}
+
+
+def launch(path, output, *arguments):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.Popen(
+        [*command, "-m", "plugin", "--cfgs", str(path), "--output", str(output), *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        start_new_session=True,
+    )
+
+
+def finish(process, timeout=120):
+    try:
+        return process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        # torchrun gives its processes sessions of their own, and ends them when it is asked to end
+        process.terminate()
+        out, err = process.communicate(timeout=60)
+        pytest.fail(f"still running after {timeout} s:\n{out}\n{err}")
+
+
+def run_folder(output):
+    return output / "tiny" / "SwinGait2D" / "tiny"
+
+
+def scalars(output):
+    accumulator = EventAccumulator(str(run_folder(output) / "summary"))
+    accumulator.Reload()
+    return {name: [point.value for point in accumulator.Scalars(name)] for name in accumulator.Tags()["scalars"]}
+
+
+def test_two_processes_equal_one(config):
+    path = config.file(SAME)
+    single, double = config.folder / "single", config.folder / "double"
+    process = launch(path, double, "--log_to_file")
+    assert main(["--cfgs", str(path), "--output", str(single)]) == 0
+    out, err = finish(process)
+    assert process.returncode == 0, err
+    assert "2 process(es), precision no" in out, out
+    assert out.count("Iteration 00004") == 1  # only the first process writes
+    assert len(list((run_folder(double) / "logs").iterdir())) == 1
+
+    one, two = (load_checkpoint(run_folder(output) / "checkpoints" / "tiny-00004.pt") for output in (single, double))
+    assert list(one["model"]) == list(two["model"])
+    for name in one["model"]:
+        assert_close(two["model"][name], one["model"][name], rtol=0, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+    assert one["scheduler"] == two["scheduler"]
+
+    alone, shared = scalars(single), scalars(double)
+    assert set(alone) == set(shared)
+    for name in alone:
+        if name.startswith(("triplet", "test_accuracy", "learning_rate")):  # gathered: the same in every process
+            assert shared[name] == pytest.approx(alone[name], abs=1e-3), name
+
+
+DYING = """
+import os, sys
+import plugin.runtime.runner as runner
+from plugin.__main__ import main
+step = runner._Trainer._step
+def dying(self, batch):
+    if self.iteration == 2 and os.environ["RANK"] == "1":
+        raise RuntimeError("this process has had enough")
+    return step(self, batch)
+runner._Trainer._step = dying
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_process_that_dies_ends_the_run_with_its_error(config):
+    script = config.folder / "dying.py"
+    script.write_text(DYING)
+    path = config.file({"trainer_cfg": {"total_iter": 100_000}})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    process = subprocess.Popen(
+        [*command, "--cfgs", str(path), "--output", str(config.folder / "output")],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
+    )
+    _, err = finish(process, timeout=60)
+    assert process.returncode != 0
+    assert "this process has had enough" in err
+
+
+def test_stop_signal_to_torchrun_saves_a_checkpoint(config):
+    path = config.file({"trainer_cfg": {"total_iter": 100_000, "log_iter": 1}})
+    process = launch(path, config.folder / "output")
+    for line in process.stdout:
+        if "Iteration 00002" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    out, err = finish(process, timeout=60)
+    assert "is saved, --resume goes on" in out, err
+    saved = latest_checkpoint(run_folder(config.folder / "output") / "checkpoints", "tiny")
+    assert load_checkpoint(saved)["iteration"] >= 2

@@ -1,0 +1,205 @@
+"""Window attention against loops over windows, heads, queries and keys; stages; stochastic depth."""
+
+import math
+
+import pytest
+import torch
+
+from common.rpe import Window
+from plugin.swin import SwinBlock, SwinTransformer2D, WindowAttention, WindowBias
+
+
+def attention_by_loop(attn, x, bias_of):
+    """Attention of one layer for [F, rows, cols, C], cell by cell.
+
+    A window of the shifted map holds the cells (y + down) mod rows, (x + right) mod cols of the map padded with zeros;
+    two of them that wrapped around the border differently are kept apart by -100.
+
+    Args:
+        bias_of: (frame, window, head, i, j) to a number, windows and positions counted row by row.
+    """
+    frames, rows, cols, dim = x.shape
+    (height, width), (down, right) = attn.window
+    padded_rows, padded_cols = math.ceil(rows / height) * height, math.ceil(cols / width) * width
+    heads, d = attn.num_heads, dim // attn.num_heads
+    out = torch.zeros_like(x)
+    for frame in range(frames):
+        for window in range(padded_rows // height * (padded_cols // width)):
+            top, left = divmod(window, padded_cols // width)
+            cells = []  # (row, col, went over the bottom, went over the right)
+            for dy in range(height):
+                for dx in range(width):
+                    row, col = top * height + dy + down, left * width + dx + right
+                    cells.append((row % padded_rows, col % padded_cols, row >= padded_rows, col >= padded_cols))
+            zero = torch.zeros(dim, dtype=x.dtype)
+            tokens = [x[frame, r, c] if r < rows and c < cols else zero for r, c, _, _ in cells]
+            qkv = [attn.qkv.weight @ token + attn.qkv.bias for token in tokens]
+            for i, (row, col, *wrapped) in enumerate(cells):
+                if row >= rows or col >= cols:
+                    continue
+                merged = []
+                for head in range(heads):
+                    query = qkv[i][head * d : (head + 1) * d]
+                    logits, values = [], []
+                    for j, (_, _, *other_wrapped) in enumerate(cells):
+                        key = qkv[j][dim + head * d : dim + (head + 1) * d]
+                        apart = -100.0 if wrapped != other_wrapped else 0.0
+                        logits.append(float(query @ key) / math.sqrt(d) + bias_of(frame, window, head, i, j) + apart)
+                        values.append(qkv[j][2 * dim + head * d : 2 * dim + (head + 1) * d])
+                    weights = [math.exp(logit - max(logits)) for logit in logits]
+                    merged.append(sum(w / sum(weights) * v for w, v in zip(weights, values, strict=True)))
+                out[frame, row, col] = attn.proj.weight @ torch.cat(merged) + attn.proj.bias
+    return out
+
+
+LAYERS = {
+    "plain": ((4, 6), Window((2, 3))),
+    "shifted": ((4, 6), Window((2, 3), (1, 1))),
+    "shifted along rows alone": ((4, 3), Window((2, 3), (1, 0))),
+    "padded": ((3, 5), Window((2, 3))),
+    "padded and shifted": ((5, 4), Window((3, 3), (1, 1))),
+}
+
+
+@pytest.mark.parametrize("kind", ["none", "table", "frame", "window"])
+@pytest.mark.parametrize("layer", LAYERS)
+@torch.no_grad()
+def test_window_attention_equals_the_definition(layer, kind, rng):
+    (rows, cols), window = LAYERS[layer]
+    frames, dim, heads, n = 2, 8, 2, math.prod(window.size_hw)
+    attn = WindowAttention(dim, heads, window, table=kind == "table").double()
+    for parameter in attn.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=rng, dtype=torch.float64))
+    x = torch.randn(frames, rows, cols, dim, generator=rng, dtype=torch.float64)
+    count = math.ceil(rows / window.size_hw[0]) * math.ceil(cols / window.size_hw[1])
+    full = torch.randn(frames, count, heads, n, n, generator=rng, dtype=torch.float64)
+    if kind == "none":
+        bias, bias_of = None, lambda *_: 0.0
+    elif kind == "table":
+        table = attn.table()
+        bias, bias_of = None, lambda frame, w, head, i, j: float(table[head, i, j])
+    elif kind == "frame":
+        bias, bias_of = full[:, 0], lambda frame, w, head, i, j: float(full[frame, 0, head, i, j])
+    else:
+        bias, bias_of = full, lambda *place: float(full[place])
+    torch.testing.assert_close(attn(x, bias), attention_by_loop(attn, x, bias_of), rtol=1e-11, atol=1e-11)
+
+
+def test_the_mask_is_built_while_evaluating_and_used_in_training():
+    attn = WindowAttention(4, 2, Window((2, 3), (1, 2)), table=True)
+    x = torch.randn(1, 4, 9, 4)
+    with torch.inference_mode():
+        before = attn(x, None)
+    after = attn(x, None)
+    after.sum().backward()
+    assert torch.equal(before, after)
+    assert attn.table.relative_position_bias_table.grad.abs().sum() > 0
+
+
+def transformer(position_bias, **settings):
+    options = {
+        "in_channels": 3,
+        "feature_size": (12, 8),
+        "patch_size": 2,
+        "embed_dim": 8,
+        "depths": (2, 2),
+        "num_heads": (2, 4),
+        "window_size": (3, 2),
+        "mlp_ratio": 2.0,
+        "drop_path_rate": 0.0,
+    }
+    grid = settings.pop("keypoint_grid", "window")
+    bias = WindowBias(position_bias=position_bias, num_keypoints=5, keypoint_grid=grid)
+    return SwinTransformer2D(**{**options, **settings}, bias=bias).eval()
+
+
+@pytest.fixture
+def inputs(rng):
+    """Feature maps, keypoints and visibility of four frames."""
+    return (
+        torch.randn(4, 3, 12, 8, generator=rng),
+        torch.rand(4, 5, 2, generator=rng),
+        torch.rand(4, 5, generator=rng),
+    )
+
+
+@pytest.mark.parametrize("grid", ["window", "image"])
+def test_fresh_kprpe_changes_nothing(grid, inputs):
+    features, keypoints, visibility = inputs
+    plain, kprpe = transformer("none"), transformer("kprpe", keypoint_grid=grid)
+    missing, unexpected = kprpe.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert sorted(missing) == [f"layers.{stage}.kprpe.{name}" for stage in (0, 1) for name in ("bias", "weight")]
+    with torch.no_grad():
+        expected = plain(features, None, None, 2)
+        assert torch.equal(kprpe(features, keypoints, visibility, 2), expected)
+        assert torch.equal(kprpe(features, keypoints, None, 2), expected)
+
+
+def test_image_grid_differs_from_window_grid_once_trained(inputs, rng):
+    features, keypoints, visibility = inputs
+    window, image = transformer("kprpe"), transformer("kprpe", keypoint_grid="image")
+    with torch.no_grad():
+        for name, parameter in window.named_parameters():
+            if "kprpe" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=rng))
+        image.load_state_dict(window.state_dict())
+        a, b = (network(features, keypoints, visibility, 2) for network in (window, image))
+        assert (a - b).abs().max() > 0.01
+        # The points matter to both, and so does their visibility.
+        for network, out in ((window, a), (image, b)):
+            assert (network(features, keypoints.flip(-1), visibility, 2) - out).abs().max() > 0.01
+            assert (network(features, keypoints, None, 2) - out).abs().max() > 0.01
+
+
+def test_shapes_and_shifts():
+    network = transformer("table", feature_size=(30, 20), window_size=(3, 5), depths=(4, 2))
+    assert network(torch.randn(2, 3, 30, 20), None, None, 1).shape == (2, 15, 10, 16)
+    shifts = [[window.shift_hw for window in layer.windows] for layer in network.layers]
+    assert shifts == [[(0, 0), (1, 2), (0, 0), (1, 2)], [(0, 0), (1, 2)]]
+    # No shift towards a side on which the window is as large as the map.
+    wide = transformer("table", window_size=(3, 4))
+    assert [window.shift_hw for window in wide.layers[0].windows] == [(0, 0), (1, 0)]
+
+
+def test_stochastic_depth_drops_whole_sequences(rng):
+    """Each branch is kept (and scaled) or dropped for all frames of a sequence together."""
+    torch.manual_seed(0)
+    sequences, frames, rate = 40, 3, 0.5
+    block = SwinBlock(8, 2, Window((2, 2)), table=False, mlp_ratio=2.0, drop_path=rate).double()
+    torch.nn.init.zeros_(block.mlp.fc2.weight)
+    torch.nn.init.zeros_(block.mlp.fc2.bias)
+    x = torch.randn(sequences * frames, 4, 4, 8, generator=rng, dtype=torch.float64)
+    with torch.no_grad():
+        branch = (block.eval()(x, None, sequences) - x).unflatten(0, (sequences, frames))
+        found = (block.train()(x, None, sequences) - x).unflatten(0, (sequences, frames))
+    kept = found.flatten(1).abs().amax(1) > 0
+    torch.testing.assert_close(found[kept], branch[kept] / (1 - rate), rtol=1e-9, atol=1e-12)
+    assert not found[~kept].any()
+    assert 8 < kept.sum() < 32
+
+
+def test_stochastic_depth_grows_from_zero():
+    network = transformer("none", drop_path_rate=0.3)
+    rates = [getattr(block.drop_path, "drop_prob", 0.0) for layer in network.layers for block in layer.blocks]
+    assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"window_size": (7, 2)}, r"window_size \(7, 2\) must be within the token map \(6, 4\)"),
+        ({"window_size": (3, 0)}, r"window_size \(3, 0\) must be within the token map"),
+        ({"num_heads": (2, 3)}, "stage 1: 16 channels cannot be split into 3 heads"),
+        ({"feature_size": (13, 8)}, r"feature_size \(13, 8\) must be multiples of patch_size 2"),
+        ({"num_heads": (2, 4, 8)}, r"depths \[2, 2\] and num_heads \[2, 4, 8\]"),
+    ],
+)
+def test_bad_settings(settings, message):
+    with pytest.raises(ValueError, match=message):
+        transformer("table", **settings)
+
+
+def test_kprpe_needs_keypoints(inputs):
+    with pytest.raises(ValueError, match="position_bias kprpe needs keypoints, got None"):
+        transformer("kprpe")(inputs[0], None, None, 2)
