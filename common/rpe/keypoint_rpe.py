@@ -216,8 +216,8 @@ class KeypointRPE(nn.Module):
             weights = None if visibility is None else visibility.to(dtype)
             if weights is not None:
                 # Where nothing is seen the coordinates may be anything; 0 * NaN would still be NaN.
-                usable = (weights[..., None] > 0) | points.isfinite()
-                points = torch.where(usable, points, torch.zeros_like(points))
+                # (At exactly 0 the visibility's own gradient is therefore that of a keypoint at (0, 0).)
+                points = torch.where(weights[..., None] > 0, points, torch.zeros_like(points))
             if self.implementation == "affine":
                 features = self._affine_features(points, weights)
             else:
