@@ -68,10 +68,17 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
     return overrides
 
 
+def _plain(error: Exception) -> str:
+    """What went wrong; of an error that a loader process met, without its traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1] if "DataLoader worker process" in text.split("\n", 1)[0] else text
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for wrong input, 128 + n after signal n."""
     args = _parse(argv)
     # Imported late, so that --help and typing errors do not wait for torch.
+    from common.runtime.session import close_session
     from plugin.runtime.runner import RunOptions, test, train
     from plugin.runtime.settings import load_gait_settings
 
@@ -87,11 +94,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = load_gait_settings(args.cfgs, parse_overrides(args.overrides))
         if args.phase == "test":
             test(settings, options)
+            close_session()
             return 0
         stopped = train(settings, options)
+        close_session()
         return 0 if stopped is None else 128 + stopped
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_plain(error)}", file=sys.stderr)
         return 2
 
 

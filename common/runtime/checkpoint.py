@@ -26,6 +26,7 @@ __all__ = [
     "CheckpointError",
     "RestoreReport",
     "checkpoint_path",
+    "checkpoints_after",
     "latest_checkpoint",
     "load_checkpoint",
     "load_weights",
@@ -56,9 +57,15 @@ def checkpoint_path(folder: str | Path, save_name: str, iteration: int) -> Path:
 
 def latest_checkpoint(folder: str | Path, save_name: str) -> Path | None:
     """The checkpoint of `save_name` with the largest iteration in `folder`; None where there is none."""
+    found = checkpoints_after(folder, save_name, -1)
+    return found[-1] if found else None
+
+
+def checkpoints_after(folder: str | Path, save_name: str, iteration: int) -> list[Path]:
+    """The checkpoints of `save_name` of later iterations than this one, in their order."""
     name = re.compile(re.escape(save_name) + r"-(\d{5,})\.pt")
     found = {int(m[1]): path for path in Path(folder).glob("*.pt") if (m := name.fullmatch(path.name))}
-    return found[max(found)] if found else None
+    return [found[number] for number in sorted(found) if number > iteration]
 
 
 def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 __all__ = [
     "agree",
+    "close_session",
     "gather_lists",
     "gather_with_gradient",
     "make_accelerator",
@@ -42,6 +43,12 @@ def make_accelerator(half_precision: bool, find_unused_parameters: bool = False)
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
     )
+
+
+def close_session() -> None:
+    """Leave the group of processes, at the end of a run that went well in all of them."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def world_size() -> int:

@@ -11,7 +11,7 @@ import math
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 from common.keypoints import COCO_17, check_fractions, pixels_to_fractions
 from common.runtime.arrays import load_array, peek_array
@@ -29,6 +30,9 @@ from plugin.runtime.settings import DataSettings, EvaluatorSampler, TrainerSampl
 from plugin.transforms import PairedCompose
 
 __all__ = ["Batch", "GaitDataset", "InferenceSampler", "TripletSampler", "make_loader"]
+
+# Joints of a whole sequence that never leave the first two pixels are fractions of the image, not pixels.
+_FRACTIONS_REACH = 2.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class GaitSequence:
     view: str
     paths: tuple[Path, ...]
     frames: int
+    size_hw: tuple[int, int]
 
     @property
     def name(self) -> str:
@@ -96,30 +101,37 @@ class GaitDataset(Dataset[Loaded]):
         self._needs_keypoints = needs_keypoints
         self._cache: dict[int, list[np.ndarray]] | None = {} if settings.cache else None
         problems: list[str] = []
-        self.sequences = list(self._scan(root, subjects, problems))
+        what = "training" if training else "test"
+        # The bar appears only where the look at all files takes long: network disks.
+        bar = tqdm(subjects, desc=f"Checking the {what} set", unit="subject", delay=3, leave=False)
+        self.sequences = list(self._scan(root, bar, problems))
         if problems:
             shown = "".join(f"\n  {problem}" for problem in problems[:20])
             more = f"\n  ... and {len(problems) - 20} more" if len(problems) > 20 else ""
             raise ValueError(f"{root}: {len(problems)} sequence(s) cannot be used:{shown}{more}")
         if not self.sequences:
             raise ValueError(f"{root}: the {len(subjects)} subjects of the partition have no sequences")
+        sizes = {sequence.size_hw: sequence for sequence in self.sequences}
+        if len(sizes) > 1:
+            shown = "".join(f"\n  {list(size)}: for example {s.paths[0]}" for size, s in sizes.items())
+            raise ValueError(f"{root}: silhouettes of one data set must have the same size, found{shown}")
         self.label_set = sorted({sequence.label for sequence in self.sequences})
         self.label_index = {label: index for index, label in enumerate(self.label_set)}
         self.indices_dict: dict[str, list[int]] = {label: [] for label in self.label_set}
         for index, sequence in enumerate(self.sequences):
             self.indices_dict[sequence.label].append(index)
 
-    def _scan(self, root: Path, subjects: Sequence[str], problems: list[str]) -> Iterator[GaitSequence]:
+    def _scan(self, root: Path, subjects: Iterable[str], problems: list[str]) -> Iterator[GaitSequence]:
         for label in subjects:
             for type_folder in sorted(entry for entry in (root / label).iterdir() if entry.is_dir()):
                 for folder in sorted(entry for entry in type_folder.iterdir() if entry.is_dir()):
                     try:
                         paths = self._pick_streams(folder)
-                        frames = self._check_streams(paths)
+                        frames, *size = self._check_streams(paths)
                     except (ValueError, OSError) as error:
                         problems.append(str(error))
                         continue
-                    yield GaitSequence(label, type_folder.name, folder.name, paths, frames)
+                    yield GaitSequence(label, type_folder.name, folder.name, paths, frames, (size[0], size[1]))
 
     def _pick_streams(self, folder: Path) -> tuple[Path, ...]:
         files = sorted(entry for entry in folder.iterdir() if entry.suffix == ".pkl")
@@ -142,8 +154,8 @@ class GaitDataset(Dataset[Loaded]):
             )
         return tuple(picked)
 
-    def _check_streams(self, paths: tuple[Path, ...]) -> int:
-        """Number of frames, from the header of the silhouettes and from the keypoints, which are small."""
+    def _check_streams(self, paths: tuple[Path, ...]) -> tuple[int, ...]:
+        """Frames, height and width, from the header of the silhouettes and from the keypoints, which are small."""
         shape, dtype = peek_array(paths[0])
         if len(shape) != 3 or dtype != np.uint8:
             raise ValueError(f"{paths[0]}: expected silhouettes, uint8 [T, h, w], found {dtype} {list(shape)}")
@@ -160,7 +172,13 @@ class GaitDataset(Dataset[Loaded]):
             if not np.isfinite(keypoints).all():
                 raise ValueError(f"{paths[1]}: keypoints must be finite, found NaN or infinity")
             check_fractions(pixels_to_fractions(keypoints, shape[1:]), keypoints[..., 2], source=str(paths[1]))
-        return shape[0]
+            seen = keypoints[keypoints[..., 2] > 0][:, :2]
+            if seen.size and np.abs(seen).max() <= _FRACTIONS_REACH:
+                raise ValueError(
+                    f"{paths[1]}: keypoints must be in pixels of the {shape[1]} x {shape[2]} silhouettes, but none is "
+                    f"beyond {np.abs(seen).max():.3g}: are they fractions?"
+                )
+        return shape
 
     def __len__(self) -> int:
         return len(self.sequences)

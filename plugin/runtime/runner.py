@@ -9,6 +9,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,14 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.runtime.checkpoint import checkpoint_path, latest_checkpoint, load_checkpoint, load_weights, save_checkpoint
+from common.runtime.checkpoint import (
+    checkpoint_path,
+    checkpoints_after,
+    latest_checkpoint,
+    load_checkpoint,
+    load_weights,
+    save_checkpoint,
+)
 from common.runtime.files import write_text
 from common.runtime.log import RunLog
 from common.runtime.session import agree, gather_lists, make_accelerator, mix_seed, seed_everything
@@ -38,6 +46,8 @@ __all__ = ["RunOptions", "TestResult", "test", "train"]
 
 # A loss scale that is still too large after this many halvings in a row is not the scale's fault.
 _MOST_SKIPS = 30
+
+_ASK_EVERY = 5  # batches
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,14 +167,18 @@ class _Tester:
         model.train(was_training)
         by_name = dict(gather_lists(rows))
         tested = [sequence for sequence in self._dataset.sequences if sequence.name in by_name]
-        metrics, details = gait3d_evaluation(
-            np.stack([by_name[sequence.name] for sequence in tested]),
-            [sequence.label for sequence in tested],
-            [sequence.type for sequence in tested],
-            [sequence.view for sequence in tested],
-            self._dataset.probes & by_name.keys(),
-            metric=self._evaluator.metric,
-        )
+        with warnings.catch_warnings(record=True) as remarks:
+            warnings.simplefilter("always")
+            metrics, details = gait3d_evaluation(
+                np.stack([by_name[sequence.name] for sequence in tested]),
+                [sequence.label for sequence in tested],
+                [sequence.type for sequence in tested],
+                [sequence.view for sequence in tested],
+                self._dataset.probes & by_name.keys(),
+                metric=self._evaluator.metric,
+            )
+        for remark in remarks:
+            self._log.log_warning(remark.message)
         shown = ", ".join(f"{name.rsplit('/', 1)[-1]}: {value:.2f}" for name, value in metrics.items())
         self._log.log_info(f"{self.condition}: {shown}")
         return metrics, details
@@ -314,18 +328,31 @@ class _Trainer:
         return checkpoint
 
     def _set_aside_earlier_run(self) -> None:
-        """A run from the start does not overwrite the checkpoints of an earlier one."""
-        if self._accelerator.is_main_process and any((self._folder / "checkpoints").glob("*.pt")):
-            aside = self._folder.with_name(f"{self._folder.name}.{time.strftime('%Y-%m-%d-%H-%M-%S')}")
-            while aside.exists():  # runs of less than a second
-                aside = aside.with_name(f"{aside.name}-again")
-            aside.mkdir()
-            for name in ("checkpoints", "summary", "results"):
-                if (self._folder / name).exists():
-                    os.replace(self._folder / name, aside / name)
-            self._log.log_warning(
-                f"{self._folder} held an earlier run: moved to {aside}. To go on with a run, pass --resume or --iter N"
-            )
+        """Keep what an earlier run wrote and this one would overwrite, or mistake for its own when it is resumed.
+
+        A run from the start sets aside all of it; one that goes on from iteration N, the checkpoints after N.
+        """
+        if not self._accelerator.is_main_process:
+            return
+        own = self._folder / "checkpoints"
+        if self._is_new_run:
+            names = ["checkpoints", "summary", "results"] if any(own.glob("*.pt")) else []
+        else:
+            later = checkpoints_after(own, self._trainer.save_name, self.iteration)
+            names = [f"checkpoints/{path.name}" for path in later]
+        if not names:
+            return
+        aside = self._folder.with_name(f"{self._folder.name}.{time.strftime('%Y-%m-%d-%H-%M-%S')}")
+        while aside.exists():  # runs of less than a second
+            aside = aside.with_name(f"{aside.name}-again")
+        for name in names:
+            if (self._folder / name).exists():
+                (aside / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(self._folder / name, aside / name)
+        self._log.log_warning(
+            f"{self._folder} held {'an earlier run' if self._is_new_run else f'checkpoints after {self.iteration}'}: "
+            f"moved to {aside}. To go on with a run, pass --resume or --iter N"
+        )
 
     def _restore_state(self, checkpoint: dict[str, Any] | None) -> None:
         if checkpoint is None:
@@ -406,8 +433,7 @@ class _Trainer:
         if self.iteration >= trainer.total_iter:
             self._log.log_info(f"Iteration {self.iteration} is the last already (total_iter {trainer.total_iter})")
             return None
-        if self._is_new_run:
-            self._set_aside_earlier_run()
+        self._set_aside_earlier_run()
         self._log.open_summary(self.iteration)
         self._network.train()
         if trainer.fix_BN:
@@ -424,7 +450,9 @@ class _Trainer:
                         self._save()
                         saved = self.iteration
                         self._test()
-                if agree(stop.received is not None, self._accelerator.device):
+                # Several processes must stop at the same batch; asking each other at every one would slow them down.
+                asks = self._accelerator.num_processes == 1 or self._batches_drawn % _ASK_EVERY == 0
+                if asks and agree(stop.received is not None, self._accelerator.device):
                     break
                 if self.iteration >= trainer.total_iter:
                     break

@@ -513,9 +513,20 @@ def test_place_in_the_batch_does_not_matter(prepared):
 def test_silhouettes_of_different_size_are_refused_by_name(own_data):
     path = own_data.silhouettes("0001")
     save_array(path, load_array(path)[:, :, :60])
-    data = dataset(own_data)
-    with pytest.raises(ValueError, match=r"same size, found .*\(64, 60\).*\(64, 64\)"):
-        Collate(TrainerSampler(), PairedCompose([BaseSilTransform()]))(loaded(data, [0, 1]))
+    with pytest.raises(ValueError, match="must have the same size") as caught:
+        dataset(own_data)
+    assert "[64, 60]: for example " + str(path) in str(caught.value)
+    assert "[64, 64]: for example " in str(caught.value)
+
+
+def test_keypoints_in_fractions_are_refused_where_pixels_are_due(own_data):
+    path = own_data.keypoints("0002")
+    keypoints = load_array(path)
+    keypoints[..., :2] /= 64
+    save_array(path, keypoints)
+    with pytest.raises(ValueError, match="must be in pixels of the 64 x 64 silhouettes") as caught:
+        dataset(own_data)
+    assert str(path) in str(caught.value)
 
 
 def test_number_of_workers_does_not_change_the_batches(prepared):

@@ -234,6 +234,16 @@ def test_earlier_run_is_set_aside(config):
     assert all((each / "summary").is_dir() for each in aside)
 
 
+def test_later_checkpoints_are_set_aside_when_a_run_goes_on_from_before_them(config):
+    train(config.settings(until(4, save_iter=1)), options(config))
+    train(config.settings(until(3, save_iter=5)), options(config, iteration=2))
+    assert sorted(path.name for path in (folder(config) / "checkpoints").iterdir()) == [
+        f"tiny-0000{number}.pt" for number in (1, 2, 3)
+    ]
+    (aside,) = [path for path in folder(config).parent.iterdir() if path.name.startswith("tiny.")]
+    assert sorted(path.name for path in (aside / "checkpoints").iterdir()) == ["tiny-00003.pt", "tiny-00004.pt"]
+
+
 def test_refused_run_leaves_an_earlier_one_in_place(config):
     train(config.settings(until(1)), options(config))
     for changes in (
