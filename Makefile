@@ -6,6 +6,8 @@ INSTALLED := $(VENV)/.installed
 
 .PHONY: demo test check format clean
 
+export OMP_WAIT_POLICY ?= PASSIVE
+
 demo: $(INSTALLED)
 	$(BIN)/python -m plugin.demo
 

@@ -1,6 +1,7 @@
 """`python -m plugin --cfgs FILE --phase train|test`: train or test a gait model, with OpenGait's command line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,22 +33,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="S",
         help="test on crops shifted and scaled at random by up to this share of their size (default: 0)",
     )
-    parser.add_argument("--local_rank", "--local-rank", type=int, help="passed by some launchers; not needed")
+    parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="settings instead of the file's, as data_cfg.num_workers=4"
     )
     args = parser.parse_intermixed_args(argv)
-    if args.iter < 0 or args.seed < 0 or args.misalign < 0:
-        parser.error("--iter, --seed and --misalign must not be negative")
+    if args.iter < 0 or args.seed < 0:
+        parser.error("--iter and --seed must not be negative")
+    if not 0 <= args.misalign < 1:
+        parser.error(f"--misalign must be at least 0 and less than 1, got {args.misalign:g}")
+    if args.misalign and args.phase == "train":
+        parser.error("--misalign is a condition of --phase test")
     return args
 
 
 def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
-    """`a.b=1` to {"a": {"b": 1}}; values are YAML.
+    """`a.b=1` to {"a": {"b": 1}}; values are YAML. A mapping as a value replaces the file's, it does not merge.
 
     Raises:
         ValueError: an entry that is not KEY=VALUE, or a key that is both a value and a mapping.
     """
+    from common.runtime.settings import Whole  # late, as in main
+
     overrides: dict[str, Any] = {}
     for entry in entries:
         key, equals, value = entry.partition("=")
@@ -62,9 +69,11 @@ def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
         if isinstance(place.get(last), dict):
             raise ValueError(f"{entry!r}: keys below {last} are set already")
         try:
-            place[last] = yaml.safe_load(value)
+            parsed = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise ValueError(f"{entry!r}: the value is not YAML: {error}") from error
+            problem = str(error).splitlines()[0]
+            raise ValueError(f"{entry!r}: the value is not YAML: {problem}") from error
+        place[last] = Whole(parsed) if isinstance(parsed, dict) else parsed
     return overrides
 
 
@@ -77,31 +86,36 @@ def _plain(error: Exception) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for wrong input, 128 + n after signal n."""
     args = _parse(argv)
-    # Imported late, so that --help and typing errors do not wait for torch.
-    from common.runtime.session import close_session
-    from plugin.runtime.runner import RunOptions, test, train
-    from plugin.runtime.settings import load_gait_settings
-
-    options = RunOptions(
-        iteration=args.iter,
-        resume=args.resume,
-        log_to_file=args.log_to_file,
-        seed=args.seed,
-        output=args.output,
-        misalign=args.misalign,
-    )
+    # Threads that wait spin by default, which starves whatever else runs on a machine of few cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
+        # Imported late, so that --help and typing errors do not wait for torch.
+        from common.runtime.session import close_session
+        from plugin.runtime.runner import RunOptions, test, train
+        from plugin.runtime.settings import load_gait_settings
+
+        options = RunOptions(
+            iteration=args.iter,
+            resume=args.resume,
+            log_to_file=args.log_to_file,
+            seed=args.seed,
+            output=args.output,
+            misalign=args.misalign,
+        )
         settings = load_gait_settings(args.cfgs, parse_overrides(args.overrides))
+        stopped = None
         if args.phase == "test":
             test(settings, options)
-            close_session()
-            return 0
-        stopped = train(settings, options)
+        else:
+            stopped = train(settings, options)
         close_session()
         return 0 if stopped is None else 128 + stopped
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {_plain(error)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

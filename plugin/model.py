@@ -77,7 +77,7 @@ def make_swingait2d(host: Host) -> type[nn.Module]:
             self.apply(init_weights)
 
         def get_optimizer(self, optimizer_cfg: dict[str, Any]) -> torch.optim.Optimizer:
-            self.msg_mgr.log_info(optimizer_cfg)
+            self.msg_mgr.log_info(f"Optimizer: {optimizer_cfg}")
             settings = dict(optimizer_cfg)
             solver = getattr(torch.optim, settings.pop("solver"))
             slow = settings["lr"] * settings.pop("lr_scale_cnn", 0.1)

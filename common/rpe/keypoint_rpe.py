@@ -238,6 +238,9 @@ class KeypointRPE(nn.Module):
         if windows is not None and len(windows) != self.num_layers:
             raise ValueError(f"windows must name one window for each of {self.num_layers} layers, got {len(windows)}")
         if keypoints.device.type == "cpu" and not torch.compiler.is_compiling():
+            if visibility is not None and not bool(((visibility >= 0) & (visibility <= 1)).all()):
+                low, high = (float(v) for v in visibility.detach().aminmax())
+                raise ValueError(f"visibility must be within 0 and 1, got {low:g} to {high:g}")
             check_fractions(keypoints.detach(), None if visibility is None else visibility.detach())
 
     def _weight_view(self) -> Tensor:

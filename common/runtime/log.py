@@ -53,6 +53,13 @@ class RunLog:
         """A line of information."""
         self._logger.info(message)
 
+    def log_to_file_only(self, message: Any) -> None:
+        """A line of information that would be too long for the console."""
+        record = self._logger.makeRecord("kprpe", logging.INFO, "", 0, str(message), (), None)
+        for handler in self._logger.handlers:
+            if isinstance(handler, logging.FileHandler):
+                handler.handle(record)
+
     def log_warning(self, message: Any) -> None:
         """A line of warning."""
         self._logger.warning(message)

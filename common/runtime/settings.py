@@ -29,7 +29,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 import yaml
 
-__all__ = ["ConfigError", "build_settings", "load_settings", "merge", "to_mapping"]
+__all__ = ["ConfigError", "Whole", "build_settings", "load_settings", "merge", "to_mapping"]
 
 T = TypeVar("T")
 
@@ -82,12 +82,16 @@ def build_settings(mapping: Mapping[str, Any], cls: type[T], source: str = "sett
     return settings
 
 
+class Whole(dict[str, Any]):
+    """A mapping that `merge` puts in the place of another one, instead of merging the two."""
+
+
 def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one mapping over a copy of another as OpenGait does: mappings merge, lists and scalars replace."""
     merged = {key: copy.deepcopy(value) for key, value in base.items()}
     for key, value in override.items():
         below = merged.get(key)
-        if isinstance(below, Mapping) and isinstance(value, Mapping):
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and not isinstance(value, Whole):
             merged[key] = merge(below, value)
         else:
             merged[key] = copy.deepcopy(value)

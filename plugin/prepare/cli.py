@@ -9,6 +9,7 @@ from pathlib import Path
 
 from plugin.prepare.run import prepare
 from plugin.prepare.settings import PrepareSettings
+from plugin.prepare.workers import exit_code, sigterm_interrupts
 
 __all__ = ["main"]
 
@@ -18,15 +19,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 when done (sequences that failed are in the report), 1 when not one sequence could be prepared or a worker
-        process died, 2 for what the user must put right, 130 after Ctrl-C.
+        process died, 2 for what the user must put right, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = _parser().parse_args(argv)
     try:
         settings = PrepareSettings(**vars(arguments))
-        report = prepare(settings)
-    except KeyboardInterrupt:
+        with sigterm_interrupts():
+            report = prepare(settings)
+    except KeyboardInterrupt as interrupt:
         print("interrupted: finished sequences are kept, the same command goes on from there", file=sys.stderr)
-        return 130
+        return exit_code(interrupt)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

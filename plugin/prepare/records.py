@@ -72,6 +72,13 @@ class SequenceRecord:
         return self.joints_on_silhouette / self.confident_joints if self.confident_joints else None
 
 
+def _read_record(path: Path) -> SequenceRecord | None:
+    try:
+        return SequenceRecord(**json.loads(path.read_text()))
+    except (OSError, ValueError, TypeError):  # absent or not of our making: the sequence is done anew
+        return None
+
+
 class Ledger:
     """The files of one output folder, and the settings that all of it must share."""
 
@@ -83,23 +90,53 @@ class Ledger:
     def claim(self) -> None:
         """Enter the settings, or compare with those that the folder was begun with.
 
+        As long as no sequence has been written, other settings take the place of the former ones; what those made
+        fail is forgotten.
+
         Raises:
             ValueError: the folder holds sequences of other settings, or cannot be written.
         """
-        path = self.folder / "settings.json"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             probe = self.folder / f"writable-{uuid.uuid4().hex}"
             probe.touch()
             probe.unlink()
-            if not path.exists():
-                write_text(path, json.dumps(self.fingerprint, indent=1) + "\n")
-            begun = json.loads(path.read_text())
+            if not self._settings_path.exists():
+                self._enter_settings()
+            elif self._begun() != self.fingerprint and not any(self.out.glob(f"*/*/*/{SILHOUETTES_FILE}")):
+                self._enter_settings()
+                self._forget_failures()
         except OSError as error:
             raise ValueError(f"{self.out}: cannot be written: {error}") from error
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not the settings of an earlier run: {error}") from error
-        self._compare(begun)
+        self.check()
+
+    def check(self) -> None:
+        """See that the folder is still that of these settings.
+
+        Raises:
+            ValueError: it is not.
+        """
+        self._compare(self._begun())
+
+    @property
+    def _settings_path(self) -> Path:
+        return self.folder / "settings.json"
+
+    def _begun(self) -> dict[str, object]:
+        try:
+            return json.loads(self._settings_path.read_text())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{self._settings_path}: not the settings of an earlier run: {error}") from error
+
+    def _enter_settings(self) -> None:
+        write_text(self._settings_path, json.dumps(self.fingerprint, indent=1) + "\n")
+
+    def _forget_failures(self) -> None:
+        """Only those of other settings: another shard may have started with these ones already."""
+        for path in (self.folder / "sequences").glob("*/*/*.json"):
+            record = _read_record(path)
+            if record is None or record.settings != self.fingerprint:
+                path.unlink(missing_ok=True)
 
     def _compare(self, found: dict[str, object]) -> None:
         differing = [
@@ -119,13 +156,13 @@ class Ledger:
         Raises:
             ValueError: it was made with other settings (by a run that began in the same moment as this one).
         """
-        try:
-            entries = json.loads(self._record_path(sequence).read_text())
-            record = SequenceRecord(**entries)
-        except (OSError, ValueError, TypeError):  # absent or not of our making: the sequence is done anew
+        record = _read_record(self._record_path(sequence))
+        if record is None:
             return None
+        if record.failed is not None:
+            return record if record.settings == self.fingerprint else None
         self._compare(record.settings)
-        return record if record.failed or self._is_whole(record) else None
+        return record if self._is_whole(record) else None
 
     def _is_whole(self, record: SequenceRecord) -> bool:
         folder = self.out / record.sequence

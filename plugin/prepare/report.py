@@ -37,6 +37,8 @@ class Report:
     frames: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     examples: dict[str, str] = field(default_factory=dict)
+    """For each reason, the first sequence with such a frame and what was said of it."""
+
     size_mismatches: int = 0
     missing_joints: int = 0
     confident_joints: int = 0
@@ -117,7 +119,9 @@ def build_report(
     ordered = sorted(records, key=lambda record: record.sequence)
     for record in ordered:
         dropped.update(record.dropped)
-        report.examples = {**record.examples, **report.examples}
+        for reason, example in record.examples.items():
+            named = example if record.sequence in example else f"{record.sequence}: {example}"
+            report.examples.setdefault(reason, named)
         if record.failed is not None:
             report.failed[record.sequence] = record.failed
             continue

@@ -1,19 +1,11 @@
 """A whole run: find the sequences, do those that are not done, in one process or several, and report on all."""
 
-import multiprocessing
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
-from multiprocessing import resource_tracker
-from multiprocessing.connection import wait
 
-import cv2
-from tqdm import tqdm
-
+from common.runtime.progress import progress_bar
 from plugin.partition import Partition, read_partition
 from plugin.prepare.raw import find_sequences
 from plugin.prepare.records import Ledger, SequenceRecord
@@ -23,8 +15,9 @@ from plugin.prepare.report import (
     probe_warnings,
     write_report,
 )
-from plugin.prepare.sequence import prepare_sequence
+from plugin.prepare.sequence import check_streams, prepare_sequence
 from plugin.prepare.settings import PrepareSettings
+from plugin.prepare.workers import work_all
 
 __all__ = ["prepare"]
 
@@ -40,8 +33,9 @@ def prepare(settings: PrepareSettings) -> Report:
         The report of this run's sequences, those done by earlier runs included.
 
     Raises:
-        ValueError: input folders or partition missing or malformed, no subject of the partition in the input, the
-            output not writable or begun with other settings. Nothing has been written then.
+        ValueError: input folders or partition missing, malformed or swapped, no subject of the
+            partition in the input, the output not writable or holding sequences made with other settings. Nothing
+            has been written then, unless another run took over the output with other settings meanwhile.
         OSError: the output cannot be written (any more). What is written is whole, and a rerun goes on from it.
         BrokenProcessPool: a worker process died, killed for its memory perhaps. Again a rerun goes on.
     """
@@ -55,6 +49,7 @@ def prepare(settings: PrepareSettings) -> Report:
     plan = _plan(settings, named)
     if not plan:
         raise ValueError(f"{settings.silhouettes}: no ID/type/view folders of the partition's subjects")
+    check_streams(plan, settings)
     ledger = Ledger(settings.out, settings.fingerprint())
     ledger.claim()
 
@@ -62,8 +57,13 @@ def prepare(settings: PrepareSettings) -> Report:
     share = plan[index - 1 :: shards]
     records = {name: record for name in share if (record := ledger.read(name)) is not None}
     todo = [name for name in share if name not in records or records[name].failed is not None]
-    with tqdm(total=len(share), initial=len(share) - len(todo), unit="sequence", disable=not settings.progress) as bar:
-        for record in _work(todo, settings):
+    work: Callable[[str], SequenceRecord] = partial(prepare_sequence, settings=settings)
+    finished = len(share) - len(todo)
+    with (
+        progress_bar(total=len(share), initial=finished, unit="sequence", disable=not settings.progress) as bar,
+        closing(work_all(work, todo, settings.workers)) as done,
+    ):
+        for record in done:
             records[record.sequence] = record
             bar.update()
 
@@ -112,49 +112,3 @@ def _warnings(report: Report, partition: Partition, written: Sequence[str], ledg
     if strangers > 0:
         warnings.append(f"{strangers} sequences in {ledger.out} are of earlier runs with another input or partition")
     return warnings
-
-
-def _work(todo: Sequence[str], settings: PrepareSettings) -> Iterator[SequenceRecord]:
-    work: Callable[[str], SequenceRecord] = partial(prepare_sequence, settings=settings)
-    if settings.workers == 1 or len(todo) < 2:
-        yield from map(work, todo)
-        return
-    # "spawn": a fork would copy locks that OpenCV's and torch's threads may hold.
-    context = multiprocessing.get_context("spawn")
-    workers = min(settings.workers, len(todo))
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker)
-    try:
-        with _interrupts_held():
-            futures = [pool.submit(work, name) for name in todo]
-        for future in as_completed(futures):
-            yield future.result()
-    finally:  # on Ctrl-C or an error too: finish what is begun, begin nothing more
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold Ctrl-C back for a moment. Processes started meanwhile never see it; this one does at the end."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    resource_tracker.ensure_running()  # or the first worker would start it, which lifts the mask
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker() -> None:
-    """Ctrl-C is the main process's to handle; when that one dies, so does its worker."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    cv2.setNumThreads(1)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
-
-
-def _follow(sentinel: int) -> None:
-    wait([sentinel])
-    os._exit(1)

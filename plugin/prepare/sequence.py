@@ -18,7 +18,7 @@ Shape letters: T frames, W columns of the silhouette (64 or 44).
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -39,7 +39,12 @@ from plugin.prepare.raw import NUM_JOINTS, DroppedFrame, FrameFiles, list_frames
 from plugin.prepare.records import Ledger, SequenceRecord
 from plugin.prepare.settings import PrepareSettings
 
-__all__ = ["count_on_silhouette", "prepare_sequence"]
+__all__ = ["check_streams", "count_on_silhouette", "prepare_sequence"]
+
+_SILHOUETTES = {".png files", "pickled silhouettes"}
+_POSES = {".txt files", "pickled poses"}
+_SILHOUETTE_SHAPES = ((64, 64), (64, 44))
+_LOOKED_AT = 8
 
 Frame: TypeAlias = str | np.ndarray
 """A file's path, or one frame of a pickled array."""
@@ -70,9 +75,11 @@ def prepare_sequence(sequence: str, settings: PrepareSettings) -> SequenceRecord
 
     Raises:
         OSError: the output cannot be written. Unreadable input does not raise, it is in the record.
+        ValueError: another run has taken over the output with other settings.
     """
     fingerprint = settings.fingerprint()
     ledger = Ledger(settings.out, fingerprint)
+    ledger.check()
     record = SequenceRecord(sequence=sequence, settings=fingerprint)
     frames = _Frames()
     try:
@@ -99,6 +106,50 @@ def _discard_failed(ledger: Ledger, record: SequenceRecord) -> None:
             record.failed = f"{record.failed}; {error}"
 
 
+def check_streams(plan: Sequence[str], settings: PrepareSettings) -> None:
+    """Look at the first few sequences of `plan` for a mistake that would make every single one fail.
+
+    Raises:
+        ValueError: --silhouettes and --poses are swapped, or text poses are said to be in normalised coordinates.
+    """
+    silhouettes, poses = (
+        set().union(*(_kinds(root / sequence) for sequence in plan[:_LOOKED_AT]))
+        for root in (settings.silhouettes, settings.poses)
+    )
+    for option, root, kinds, right in (
+        ("--silhouettes", settings.silhouettes, silhouettes, _SILHOUETTES),
+        ("--poses", settings.poses, poses, _POSES),
+    ):
+        if kinds and not kinds & right:
+            raise ValueError(
+                f"{option} {root}: expected {' or '.join(sorted(right))}, found {' and '.join(sorted(kinds))}; "
+                "are --silhouettes and --poses swapped?"
+            )
+    if settings.pose_coordinates == "normalised" and poses == {".txt files"}:
+        raise ValueError(
+            f"--pose-coordinates normalised is for pickled poses; --poses {settings.poses}: found .txt files, "
+            "which are in crop pixels"
+        )
+
+
+def _kinds(folder: Path) -> set[str]:
+    """Which of the known kinds of frames lie in a folder; what is unknown or unreadable is for the report."""
+    try:
+        names = _names(folder)
+    except ValueError:
+        return set()
+    kinds = {f"{suffix} files" for suffix in (".png", ".txt") if any(name.endswith(suffix) for name in names)}
+    for name in names:
+        if name.endswith(".pkl"):
+            try:
+                shape = load_array(folder / name).shape[1:]
+            except (ValueError, OSError):
+                continue
+            kinds |= {"pickled poses"} if shape == (NUM_JOINTS, 3) else set()
+            kinds |= {"pickled silhouettes"} if shape in _SILHOUETTE_SHAPES else set()
+    return kinds
+
+
 def _prepare_arrays(
     sequence: str, settings: PrepareSettings, frames: _Frames, record: SequenceRecord
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -115,10 +166,10 @@ def _prepare_arrays(
             frames.drop(dropped.reason, 1, str(dropped))
     kept = len(frames.silhouettes)
     if not pairs:
-        raise ValueError(f"silhouettes and poses share no frame ({_counts(frames.dropped)})")
+        raise ValueError(f"silhouettes and poses share no frame{_counts(frames.dropped)}")
     if kept < settings.min_frames:
-        problem = f"{kept} usable frames, --min-frames asks for {settings.min_frames} ({_counts(frames.dropped)})"
-        frames.drop("short_sequence", kept, problem)
+        problem = f"{kept} usable frames, --min-frames asks for {settings.min_frames}{_counts(frames.dropped)}"
+        frames.drop("short_sequence", kept, f"its {kept} usable frames")
         raise ValueError(problem)
 
     pixels = np.stack(frames.silhouettes)
@@ -138,15 +189,20 @@ def _prepare_arrays(
 
 
 def _counts(dropped: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items())) or "no frame left out"
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(dropped.items()))
+    return f" ({counts})" if counts else ""
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError as error:
+        raise ValueError(f"{folder}: {error.strerror}") from None
 
 
 def _open_stream(folder: Path, suffix: str) -> FrameFiles | np.ndarray:
     """The numbered files of a sequence's folder, or the array of its one pickle."""
-    try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
-    except OSError as error:
-        raise ValueError(f"{folder}: {error.strerror}") from None
+    names = _names(folder)
     pickles = [name for name in names if name.endswith(".pkl")]
     files = [name for name in names if name.endswith(suffix)]
     if bool(files) == bool(pickles) or len(pickles) > 1:
@@ -164,7 +220,7 @@ def _check_pickles(
 ) -> None:
     if isinstance(silhouettes, np.ndarray):
         shape = silhouettes.shape
-        if len(shape) != 3 or shape[1:] not in ((64, 64), (64, 44)) or silhouettes.dtype != np.uint8:
+        if len(shape) != 3 or shape[1:] not in _SILHOUETTE_SHAPES or silhouettes.dtype != np.uint8:
             raise ValueError(
                 f"pickled silhouettes must be [T, 64, 64] or [T, 64, 44] uint8, found {list(shape)} {silhouettes.dtype}"
             )

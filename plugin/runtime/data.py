@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from tqdm import tqdm
 
 from common.keypoints import COCO_17, check_fractions, pixels_to_fractions
 from common.runtime.arrays import load_array, peek_array
+from common.runtime.progress import progress_bar
 from common.runtime.session import mix_seed
 from plugin.partition import read_partition
 from plugin.runtime.settings import DataSettings, EvaluatorSampler, TrainerSampler
@@ -33,6 +33,14 @@ __all__ = ["Batch", "GaitDataset", "InferenceSampler", "TripletSampler", "make_l
 
 # Joints of a whole sequence that never leave the first two pixels are fractions of the image, not pixels.
 _FRACTIONS_REACH = 2.0
+
+# Pose estimators give a little more than 1 at times; the model cuts that off. Percent are another thing.
+_LARGEST_CONFIDENCE = 1.5
+
+
+def _folders(parent: Path) -> list[Path]:
+    """Folders in `parent`, in the order of their names, without the hidden ones that archives and systems leave."""
+    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -85,17 +93,19 @@ class GaitDataset(Dataset[Loaded]):
     def __init__(self, settings: DataSettings, training: bool, needs_keypoints: bool) -> None:
         partition = read_partition(settings.dataset_partition)
         self.probes = frozenset(partition.probes)
+        self._partition_path = settings.dataset_partition
         root = Path(settings.dataset_root)
         if not root.is_dir():
             raise FileNotFoundError(f"dataset_root: no such folder: {root}")
         wanted = partition.train if training else partition.test
-        present = {entry.name for entry in os.scandir(root) if entry.is_dir()}
+        present = {entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")}
         subjects = [label for label in dict.fromkeys(wanted) if label in present]
         if not subjects:
             key = "TRAIN_SET" if training else "TEST_SET"
             raise ValueError(
                 f"{settings.dataset_partition}: none of the {len(wanted)} subjects of {key} is in {root}, "
-                f"which holds {len(present)} folders ({', '.join(sorted(present)[:3])}, ...)"
+                f"which holds {len(present)} folders{': ' if present else ''}{', '.join(sorted(present)[:3])}"
+                f"{', ...' if len(present) > 3 else ''}"
             )
         self._data_in_use = settings.data_in_use
         self._needs_keypoints = needs_keypoints
@@ -103,7 +113,7 @@ class GaitDataset(Dataset[Loaded]):
         problems: list[str] = []
         what = "training" if training else "test"
         # The bar appears only where the look at all files takes long: network disks.
-        bar = tqdm(subjects, desc=f"Checking the {what} set", unit="subject", delay=3, leave=False)
+        bar = progress_bar(subjects, desc=f"Checking the {what} set", unit="subject", delay=3, leave=False)
         self.sequences = list(self._scan(root, bar, problems))
         if problems:
             shown = "".join(f"\n  {problem}" for problem in problems[:20])
@@ -123,8 +133,8 @@ class GaitDataset(Dataset[Loaded]):
 
     def _scan(self, root: Path, subjects: Iterable[str], problems: list[str]) -> Iterator[GaitSequence]:
         for label in subjects:
-            for type_folder in sorted(entry for entry in (root / label).iterdir() if entry.is_dir()):
-                for folder in sorted(entry for entry in type_folder.iterdir() if entry.is_dir()):
+            for type_folder in _folders(root / label):
+                for folder in _folders(type_folder):
                     try:
                         paths = self._pick_streams(folder)
                         frames, *size = self._check_streams(paths)
@@ -134,7 +144,7 @@ class GaitDataset(Dataset[Loaded]):
                     yield GaitSequence(label, type_folder.name, folder.name, paths, frames, (size[0], size[1]))
 
     def _pick_streams(self, folder: Path) -> tuple[Path, ...]:
-        files = sorted(entry for entry in folder.iterdir() if entry.suffix == ".pkl")
+        files = sorted(e for e in folder.iterdir() if e.suffix == ".pkl" and not e.name.startswith("."))
         use = self._data_in_use
         if use is None:
             picked = files
@@ -171,6 +181,9 @@ class GaitDataset(Dataset[Loaded]):
                 )
             if not np.isfinite(keypoints).all():
                 raise ValueError(f"{paths[1]}: keypoints must be finite, found NaN or infinity")
+            low, high = keypoints[..., 2].min(), keypoints[..., 2].max()
+            if low < 0 or high > _LARGEST_CONFIDENCE:
+                raise ValueError(f"{paths[1]}: confidences must be within 0 and 1, found {low:.4g} to {high:.4g}")
             check_fractions(pixels_to_fractions(keypoints, shape[1:]), keypoints[..., 2], source=str(paths[1]))
             seen = keypoints[keypoints[..., 2] > 0][:, :2]
             if seen.size and np.abs(seen).max() <= _FRACTIONS_REACH:
@@ -203,7 +216,8 @@ class GaitDataset(Dataset[Loaded]):
         gallery = Counter(sequence.label for sequence, probe in zip(self.sequences, probes, strict=True) if not probe)
         if not any(probes):
             raise ValueError(
-                f"PROBE_SET names none of the {len(self)} test sequences (for example {self.sequences[0].name})"
+                f"{self._partition_path}: PROBE_SET names none of the {len(self)} test sequences "
+                f"(for example {self.sequences[0].name})"
             )
         alone = [
             sequence.name

@@ -118,7 +118,8 @@ class LossAggregator(nn.Module):
     def forward(self, training_feat: Mapping[str, Mapping[str, Tensor]]) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum of losses, and `scalar/<prefix>/<name>` of all that is logged."""
         total: Tensor | None = None
-        summary = {}
+        shown: Tensor | None = None  # without the factor that several processes need in the gradient
+        summary: dict[str, Tensor] = {}
         for prefix, features in training_feat.items():
             if prefix not in self.losses:
                 raise ValueError(f"training_feat has {prefix!r}, but no loss has that log_prefix: {list(self.losses)}")
@@ -127,5 +128,9 @@ class LossAggregator(nn.Module):
             summary.update({f"scalar/{prefix}/{name}": value for name, value in info.items()})
             term = loss.mean() * module.loss_term_weight
             total = term if total is None else total + term
-        assert total is not None, "a model without losses"
+            part = info["loss"].mean() * module.loss_term_weight
+            shown = part if shown is None else shown + part
+        if total is None or shown is None:
+            raise ValueError("training_feat feeds no loss")
+        summary["scalar/loss"] = shown
         return total, summary

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from accelerate import Accelerator
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from common.runtime.checkpoint import (
     checkpoint_path,
@@ -30,8 +30,9 @@ from common.runtime.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from common.runtime.files import write_text
+from common.runtime.files import whole_file, write_text
 from common.runtime.log import RunLog
+from common.runtime.progress import progress_bar
 from common.runtime.session import agree, gather_lists, make_accelerator, mix_seed, seed_everything
 from common.runtime.settings import to_mapping
 from common.runtime.stop import StopSignals
@@ -157,7 +158,7 @@ class _Tester:
         model.eval()
         rows: list[tuple[str, np.ndarray]] = []
         device = self._accelerator.device
-        bar = tqdm(self._loader, desc="Testing", unit="batch", disable=not self._log.active, leave=False)
+        bar = progress_bar(self._loader, desc="Testing", unit="batch", disable=not self._log.active, leave=False)
         half = self._evaluator.enable_float16 and device.type == "cuda"
         for batch in bar:
             inputs = _to_device(batch, device)
@@ -370,7 +371,7 @@ class _Trainer:
             try:
                 self._check_state(name, checkpoint[name])
                 target.load_state_dict(checkpoint[name])
-            except (ValueError, KeyError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(
                     f"the checkpoint's {name} does not fit ({error}); "
                     f"set trainer_cfg.{'scheduler' if name == 'scheduler' else 'optimizer'}_reset to start it afresh"
@@ -400,6 +401,21 @@ class _Trainer:
                     if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
                         raise ValueError(f"{key} is of shape {list(value.shape)} for {list(parameter.shape)}")
 
+    def _claim_folder(self) -> None:
+        """Find out now, and not at the first checkpoint, that none can be written.
+
+        Raises:
+            ValueError: the folder of checkpoints cannot be made or written.
+        """
+        folder = self._folder / "checkpoints"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(folder / ".writable") as partial:
+                partial.touch()
+            (folder / ".writable").unlink()
+        except OSError as error:
+            raise ValueError(f"--output: checkpoints cannot be written to {folder}: {error.strerror}") from error
+
     def _save(self) -> Path:
         self._refuse_broken_weights()
         path = checkpoint_path(self._folder / "checkpoints", self._trainer.save_name, self.iteration)
@@ -413,8 +429,8 @@ class _Trainer:
             }
             if self._accelerator.scaler is not None:
                 contents["scaler"] = self._accelerator.scaler.state_dict()
-            path.parent.mkdir(parents=True, exist_ok=True)
             save_checkpoint(path, contents)
+            self._log.log_info(f"Saved {path}")
         self._accelerator.wait_for_everyone()
         return path
 
@@ -434,12 +450,17 @@ class _Trainer:
             self._log.log_info(f"Iteration {self.iteration} is the last already (total_iter {trainer.total_iter})")
             return None
         self._set_aside_earlier_run()
+        if self._accelerator.is_main_process:
+            self._claim_folder()
+        self._log.log_to_file_only(
+            f"Seed {self._options.seed}, settings:\n{yaml.safe_dump(to_mapping(self._settings), sort_keys=False)}"
+        )
         self._log.open_summary(self.iteration)
         self._network.train()
         if trainer.fix_BN:
             self._model.fix_batch_norm()
         saved = -1
-        bar = tqdm(
+        bar = progress_bar(
             total=trainer.total_iter, initial=self.iteration, desc="Training", unit="it", disable=not self._log.active
         )
         with StopSignals() as stop, bar:
@@ -493,7 +514,7 @@ class _Trainer:
         self._scheduler.step()
         self.iteration += 1
         loss = loss.detach()
-        self._log.collect({**summary, "scalar/loss": loss})
+        self._log.collect(summary)
         self._report(loss, out["visual_summary"])
         return True
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from common.keypoints import COCO_17
 from common.rpe import DistanceMethod, KeypointRPEForm
 from common.runtime.settings import ConfigError, load_settings
 from plugin.swin import KeypointGrid, PositionBias
@@ -23,6 +24,25 @@ _BEYOND = (
 
 def _positive(**values: float) -> None:
     wrong = [f"{name} must be > 0, got {value}" for name, value in values.items() if not value > 0]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def _within(low: float, high: float, **values: float) -> None:
+    wrong = [
+        f"{name} must be within {low:g} and {high:g}, got {v}" for name, v in values.items() if not low <= v <= high
+    ]
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def _folder_name(**values: str) -> None:
+    """Names of output folders must stay below the output folder."""
+    wrong = [
+        f"{name} must name one folder, got {v!r}"
+        for name, v in values.items()
+        if not v or Path(v).name != v or v == ".."
+    ]
     if wrong:
         raise ValueError("; ".join(wrong))
 
@@ -56,6 +76,7 @@ class DataSettings:
     """Keep every sequence in memory once it is loaded."""
 
     def __post_init__(self) -> None:
+        _folder_name(dataset_name=self.dataset_name)
         if self.num_workers < 0:
             raise ValueError(f"num_workers must be >= 0, got {self.num_workers}")
         if any(index < 0 for index in self.data_in_use or []):
@@ -208,6 +229,7 @@ class TrainerSettings:
     """One chain for both streams together."""
 
     def __post_init__(self) -> None:
+        _folder_name(save_name=self.save_name)
         _positive(total_iter=self.total_iter, save_iter=self.save_iter, log_iter=self.log_iter)
         _check_hint(self.restore_hint)
         _one_chain(self.transform)
@@ -248,8 +270,29 @@ class BackboneSettings:
             mlp_ratio=self.mlp_ratio,
             **{f"{n}[{i}]": v for n in ("channels", "layers", "num_heads") for i, v in enumerate(getattr(self, n))},
         )
+        _within(0, 1, min_confidence=self.min_confidence)
+        _within(0.5, 1000, ratio=self.ratio)
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
+        if self.num_keypoints != len(COCO_17):
+            raise ValueError(f"num_keypoints must be {len(COCO_17)}, the joints of the data, got {self.num_keypoints}")
+        wrong = [
+            f"num_heads[{stage}] must divide the {self.embed_dim * 2**stage} channels of its stage, got {heads}"
+            for stage, heads in enumerate(self.num_heads)
+            if self.embed_dim * 2**stage % heads
+        ]
+        wrong += [
+            f"feature_size[{axis}] must be a multiple of patch_size {self.patch_size}, got {size}"
+            for axis, size in enumerate(self.feature_size)
+            if size % self.patch_size or size < 1
+        ]
+        wrong += [
+            f"window_size[{axis}] must be 1 to {size // self.patch_size}, the tokens along its axis, got {window}"
+            for axis, (window, size) in enumerate(zip(self.window_size, self.feature_size, strict=True))
+            if not 1 <= window <= size // self.patch_size
+        ]
+        if wrong:
+            raise ValueError("; ".join(wrong))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,6 +364,9 @@ class TripletLossSettings:
     margin: float = 0.2
     loss_term_weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        _within(0, 1e6, margin=self.margin, loss_term_weight=self.loss_term_weight)
+
 
 @dataclass(frozen=True, kw_only=True)
 class CrossEntropyLossSettings:
@@ -333,6 +379,11 @@ class CrossEntropyLossSettings:
     eps: float = 0.1
     loss_term_weight: float = 1.0
     log_accuracy: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(scale=self.scale)
+        _within(0, 1, eps=self.eps)
+        _within(0, 1e6, loss_term_weight=self.loss_term_weight)
 
 
 LossSettings = TripletLossSettings | CrossEntropyLossSettings
@@ -350,6 +401,7 @@ class AdamWSettings:
 
     def __post_init__(self) -> None:
         _positive(lr=self.lr, lr_scale_cnn=self.lr_scale_cnn)
+        _within(0, 1e3, lr=self.lr, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -365,6 +417,8 @@ class SGDSettings:
 
     def __post_init__(self) -> None:
         _positive(lr=self.lr, lr_scale_cnn=self.lr_scale_cnn)
+        _within(0, 1e3, lr=self.lr, weight_decay=self.weight_decay)
+        _within(0, 1, momentum=self.momentum)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -387,6 +441,7 @@ class WarmRestartsSettings:
 
     def __post_init__(self) -> None:
         _positive(T_0=self.first_period, T_mult=self.growth)
+        _within(0, 1e3, eta_min=self.eta_min)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -420,4 +475,5 @@ def load_gait_settings(path: str | Path, overrides: dict[str, Any] | None = None
     try:
         return load_settings(path, GaitSettings, overrides=overrides or {})
     except ConfigError as error:
-        raise ConfigError(f"{error}\n{_BEYOND}") from None
+        beyond = any(words in str(error) for words in ("unknown key", "is not one of"))
+        raise ConfigError(f"{error}\n{_BEYOND}" if beyond else str(error)) from None

@@ -4,10 +4,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
 
-from plugin.synthesize.dataset import NOTE, synthesize
+from plugin.prepare.workers import exit_code, sigterm_interrupts
+from plugin.synthesize.dataset import NOTE, is_unfinished, synthesize
 from plugin.synthesize.settings import SynthesisSettings
 
 __all__ = ["main"]
@@ -34,13 +36,30 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, 2 for an error of the user's."""
+    """Run `python -m plugin.synthesize`.
+
+    Returns:
+        0 when done, 1 when a worker process died, 2 for what the user must put right, 130 after Ctrl-C, 143 after
+        SIGTERM.
+    """
     options = vars(_parser().parse_args(argv))
     out, workers = options.pop("out"), options.pop("workers")
     try:
-        synthesize(SynthesisSettings(**options), out, workers=workers, progress=True)
+        with sigterm_interrupts():
+            synthesize(SynthesisSettings(**options), out, workers=workers, progress=True)
+    except KeyboardInterrupt as interrupt:
+        print(f"interrupted{_what_is_left(out)}", file=sys.stderr)
+        return exit_code(interrupt)
+    except BrokenProcessPool:
+        print(f"error: a worker process was killed, perhaps for its memory{_what_is_left(out)}", file=sys.stderr)
+        return 1
     except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        of_a_file = isinstance(error, OSError) and error.filename is not None
+        print(f"error: --out {out}: cannot be written: {error}" if of_a_file else f"error: {error}", file=sys.stderr)
         return 2
     print(f"{out}: {NOTE}")
     return 0
+
+
+def _what_is_left(out: Path) -> str:
+    return f": {out} is incomplete (no partition.json); remove it and run again" if is_unfinished(out) else ""

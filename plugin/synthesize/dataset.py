@@ -12,32 +12,41 @@ neither on the number of processes nor on how many subjects there are.
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from enum import IntEnum
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from common.runtime.files import write_bytes, write_text
+from common.runtime.progress import progress_bar
+from plugin.prepare.workers import work_all
 from plugin.synthesize.camera import draw_cameras, look
 from plugin.synthesize.detector import crop_boxes, estimate_joints, occluder_polygons
 from plugin.synthesize.render import draw, joints_seen
 from plugin.synthesize.settings import SynthesisSettings
 from plugin.synthesize.walker import Subject, draw_subject, draw_take, walk
 
-__all__ = ["NOTE", "Frame", "partition", "render_sequence", "sequence_names", "subject_of", "synthesize"]
+__all__ = [
+    "NOTE",
+    "Frame",
+    "is_unfinished",
+    "partition",
+    "render_sequence",
+    "sequence_names",
+    "subject_of",
+    "synthesize",
+]
 
 NOTE = (
     "Synthetic walkers: drawn bodies, not people. They exist so that everything can be run and tested without "
     "a data set of people; results on them say nothing about accuracy on people."
 )
+MADE_BY = "python -m plugin.synthesize"
 FRAMES_PER_SECOND = 25.0
 
 
@@ -193,20 +202,26 @@ def _write_sequence(settings: SynthesisSettings, out: Path, task: tuple[int, int
     return len(frames)
 
 
-def _single_threaded() -> None:
-    """The processes share the cores already."""
-    cv2.setNumThreads(1)
+def is_unfinished(out: Path) -> bool:
+    """Whether `out` holds a set that was begun and lacks its partition.json, which is written last."""
+    try:
+        begun = json.loads((out / "settings.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(begun, dict) and begun.get("made_by") == MADE_BY and not (out / "partition.json").exists()
 
 
-def _write_all(settings: SynthesisSettings, out: Path, tasks: Sequence[tuple[int, int]], workers: int) -> Iterator[int]:
-    work = partial(_write_sequence, settings, out)
-    if workers == 1:
-        yield from map(work, tasks)
-        return
-    # "spawn": a forked copy of a process that holds torch's threads may hang.
-    context = get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_single_threaded) as pool:
-        yield from pool.map(work, tasks, chunksize=max(1, min(8, len(tasks) // (4 * workers))))
+def _check_new(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"{out}: expected a folder to make, found a file")
+    found = next(out.iterdir(), None) if out.is_dir() else None
+    if found is not None and is_unfinished(out):
+        raise FileExistsError(
+            f"{out}: expected an empty or new folder, found an interrupted run, or one still going "
+            "(no partition.json); remove it and run again"
+        )
+    if found is not None:
+        raise FileExistsError(f"{out}: expected an empty or new folder, found {found.name} in it")
 
 
 def synthesize(
@@ -227,23 +242,23 @@ def synthesize(
     Raises:
         ValueError: workers below 1.
         FileExistsError: `out` is a file, or a folder that is not empty. Nothing is written then.
+        OSError: `out` cannot be written (any more); a set without partition.json is not whole.
+        BrokenProcessPool: a worker process died, killed for its memory perhaps.
     """
     out = Path(out)
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be >= 1, got {workers}")
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out}: expected a folder to make, found a file")
-    if out.is_dir() and (found := next(out.iterdir(), None)) is not None:
-        raise FileExistsError(f"{out}: expected an empty or new folder, found {found.name} in it")
-
+    _check_new(out)
     out.mkdir(parents=True, exist_ok=True)
-    record = {"made_by": "python -m plugin.synthesize", "note": NOTE, "settings": asdict(settings)}
+    record = {"made_by": MADE_BY, "note": NOTE, "settings": asdict(settings)}
     write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")
     tasks = [(s, q) for s in range(settings.subjects) for q in range(settings.sequences_per_subject)]
-    written = _write_all(settings, out, tasks, min(workers, len(tasks)))
-    with tqdm(written, total=len(tasks), unit="sequence", disable=not progress) as bar:
-        for _ in bar:
-            pass
+    with (
+        progress_bar(total=len(tasks), unit="sequence", disable=not progress) as bar,
+        closing(work_all(partial(_write_sequence, settings, out), tasks, workers)) as written,
+    ):
+        for _ in written:
+            bar.update()
     write_text(out / "partition.json", json.dumps(partition(settings), indent=2) + "\n")
     return out

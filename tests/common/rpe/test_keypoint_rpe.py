@@ -370,3 +370,9 @@ def test_bad_inputs():
         rpe(torch.full((2, 5, 2), float("nan")), (3, 3))
     with pytest.raises(ValueError, match=r"grid_hw must be \(rows, cols\)"):
         rpe(good, (0, 3))[0]
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.5, float("nan")])
+def test_visibility_out_of_range_is_refused(value):
+    with pytest.raises(ValueError, match="visibility must be within 0 and 1"):
+        KeypointRPE(2, 1)(torch.rand(1, 2, 2), (2, 2), torch.tensor([[value, 1.0]]))

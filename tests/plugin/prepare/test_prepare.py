@@ -185,6 +185,62 @@ def test_a_rerun_with_other_settings_is_refused(change, raw, tmp_path):
     prepare(dataclasses.replace(settings, low_share=0.9))  # the report's own affair
 
 
+def test_settings_may_change_until_something_is_written(raw, tmp_path):
+    place = "0001/camid{}_videoid1/seq0".format
+    for index in range(3):
+        raw.write(place(index), range(2 + index))
+    settings = raw.settings(tmp_path / "out")
+    assert len(prepare(dataclasses.replace(settings, min_frames=9, width=44)).failed) == 3
+    shutil.rmtree(settings.silhouettes / "0001/camid2_videoid1")  # its old failure must not be counted any more
+    shutil.rmtree(settings.poses / "0001/camid2_videoid1")
+    assert prepare(settings) == prepare(dataclasses.replace(settings, out=tmp_path / "fresh"))
+    assert not any((tmp_path / "out/.prepare/sequences").glob("0001/camid2_videoid1/*"))
+    with pytest.raises(ValueError, match="holds sequences made with other settings"):
+        prepare(dataclasses.replace(settings, width=44))
+
+
+def test_a_run_whose_output_was_taken_over_stops(raw, tmp_path, monkeypatch):
+    """Another run changes the settings while this one has written nothing yet: their sequences must not mix."""
+    raw.write(SEQUENCE, range(2))
+    settings = raw.settings(tmp_path / "out")
+    original = plugin.prepare.run.prepare_sequence
+
+    def late(sequence, settings):
+        monkeypatch.setattr(plugin.prepare.run, "prepare_sequence", original)
+        assert prepare(dataclasses.replace(settings, width=44)).written == 1
+        return original(sequence, settings)
+
+    monkeypatch.setattr(plugin.prepare.run, "prepare_sequence", late)
+    with pytest.raises(ValueError, match="width 44, now 64"):
+        prepare(settings)
+    assert read(tmp_path / "out")[0].shape == (2, 64, 44)
+
+
+def test_examples_name_the_sequence(raw, tmp_path):
+    place = "0001/camid{}_videoid1/seq0".format
+    for index in range(4):
+        raw.write(place(index), range(3))
+    raw.txt(place(1), 2).unlink()
+    raw.txt(place(2), 0).unlink()
+    raw.write_pose(place(3), 1, "?")
+    report = prepare(raw.settings(tmp_path / "out", min_frames=3))
+    text = report.to_text()
+    assert f"  no_pose: 2 (first: {place(1)}: frame 2)\n" in text
+    assert f"  short_sequence: 6 (first: {place(1)}: its 2 usable frames)\n" in text
+    assert f"  bad_pose: 1 (first: {raw.txt(place(3), 1)}: expected 53 values, found 1)\n" in text
+    assert f"failed {place(1)}: 2 usable frames, --min-frames asks for 3 (1 no_pose)\n" in text
+
+    whole = prepare(raw.settings(tmp_path / "strict", min_frames=4))
+    assert whole.failed[place(0)] == "3 usable frames, --min-frames asks for 4"
+
+
+def test_redirected_progress_is_short(raw, tmp_path, capsys):
+    for index in range(30):
+        raw.write(f"{index:04d}/camid0_videoid1/seq0", [0])
+    prepare(raw.settings(tmp_path / "out", progress=True))
+    assert capsys.readouterr().err.count("sequence/s") <= 1
+
+
 def test_settings_that_slipped_in_at_the_same_moment_are_found(raw, tmp_path):
     raw.write(SEQUENCE, range(2))
     prepare(raw.settings(tmp_path / "out", width=44))
@@ -482,10 +538,38 @@ def test_pickles_that_cannot_be_used(root, array, message, raw, pickled, tmp_pat
         raise ValueError(report.failed[SEQUENCE])
 
 
-def test_text_poses_are_never_taken_as_normalised(raw, tmp_path):
-    raw.write(SEQUENCE, range(2))
-    report = prepare(raw.settings(tmp_path / "out", pose_coordinates="normalised"))
-    assert "text poses are in crop pixels" in report.failed[SEQUENCE]
+def test_text_poses_are_never_taken_as_normalised(raw, pickled, tmp_path, capsys):
+    settings = raw.settings(tmp_path / "out")
+    assert main([*arguments(settings), "--pose-coordinates", "normalised"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --pose-coordinates normalised is for pickled poses; --poses {settings.poses}: ")
+    assert error.count("\n") == 1
+    assert not settings.out.exists()
+    # Among pickled poses they are one failed sequence.
+    mixed = "0001/camid5_videoid1/seq0"
+    raw.write(mixed, range(2))
+    shutil.copytree(settings.poses / mixed, tmp_path / "placed" / mixed)
+    report = prepare(dataclasses.replace(settings, poses=tmp_path / "placed", pose_coordinates="normalised"))
+    assert report.written == 1
+    assert "text poses are in crop pixels" in report.failed[mixed]
+
+
+@pytest.mark.parametrize("kind", ["files", "pickles"])
+def test_swapped_folders_are_refused_before_the_output_is_claimed(kind, raw, pickled, tmp_path, capsys):
+    settings = raw.settings(tmp_path / "out")
+    right = (
+        (settings.silhouettes, settings.poses) if kind == "files" else (tmp_path / "silhouettes", tmp_path / "poses")
+    )
+    for silhouettes, poses, option, found in (
+        (right[1], right[0], "--silhouettes", {"files": ".txt files", "pickles": "pickled poses"}[kind]),
+        (right[0], right[0], "--poses", {"files": ".png files", "pickles": "pickled silhouettes"}[kind]),
+    ):
+        wrong = dataclasses.replace(settings, silhouettes=silhouettes, poses=poses)
+        assert main(arguments(wrong)) == 2
+        error = capsys.readouterr().err
+        assert error.startswith(f"error: {option} ")
+        assert error.endswith(f"found {found}; are --silhouettes and --poses swapped?\n")
+        assert not settings.out.exists()
 
 
 def test_grey_edges_survive(raw, tmp_path, draw_body):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.runtime.settings import merge
 from plugin.__main__ import main, parse_overrides
 
 ROOT = Path(__file__).parents[3]
@@ -31,7 +32,9 @@ def test_help_does_not_wait_for_torch():
         (["--cfgs", "x.yaml", "--phase", "val"], "invalid choice: 'val'"),
         (["--cfgs", "x.yaml", "--iter", "-1"], "must not be negative"),
         (["--cfgs", "x.yaml", "--iter", "two"], "invalid int value"),
-        (["--cfgs", "x.yaml", "--misalign", "-0.1"], "must not be negative"),
+        (["--cfgs", "x.yaml", "--misalign", "-0.1", "--phase", "test"], "--misalign must be at least 0"),
+        (["--cfgs", "x.yaml", "--misalign", "1", "--phase", "test"], "--misalign must be at least 0"),
+        (["--cfgs", "x.yaml", "--misalign", "0.1"], "--misalign is a condition of --phase test"),
         (["--cfgs", "x.yaml", "--unknown", "1"], "unrecognized arguments"),
     ],
 )
@@ -40,6 +43,14 @@ def test_wrong_arguments(arguments, expected, capsys):
         main(arguments)
     assert caught.value.code == 2
     assert expected in capsys.readouterr().err
+
+
+def test_mapping_as_an_override_replaces_the_files():
+    overrides = parse_overrides(["a={kind: new}", "b.c=2"])
+    assert merge({"a": {"kind": "old", "detail": 1}, "b": {"c": 1, "d": 1}}, overrides) == {
+        "a": {"kind": "new"},
+        "b": {"c": 2, "d": 1},
+    }
 
 
 def test_overrides_are_nested_and_yaml():
@@ -122,7 +133,7 @@ def test_missing_yaml(config, capsys):
         ("trainer_cfg.sampler.batch_size=[6, 2]", "asks for 6 subjects, the training set has 5"),
         ("trainer_cfg.restore_hint=7", "tiny-00007.pt: no such checkpoint"),
         ("data_cfg.data_in_use=[true, false]", "15 sequence(s) cannot be used"),
-        ("model_cfg.backbone_cfg.num_heads=[3, 4]", "8 channels cannot be split into 3 heads"),
+        ("model_cfg.backbone_cfg.num_heads=[3, 4]", "num_heads[0] must divide the 8 channels of its stage, got 3"),
         ("nothing", "expected KEY=VALUE, got 'nothing'"),
     ],
 )

@@ -98,7 +98,7 @@ def test_missing_folder_is_refused(prepared, tmp_path):
 
 def test_folder_of_other_subjects_is_refused(own_data):
     own_data.write_partition(TRAIN_SET=["A", "B"])
-    with pytest.raises(ValueError, match=r"none of the 2 subjects of TRAIN_SET is in .* 8 folders \(0001, 0002"):
+    with pytest.raises(ValueError, match=r"none of the 2 subjects of TRAIN_SET is in .* 8 folders: 0001, 0002"):
         dataset(own_data)
 
 
@@ -190,7 +190,7 @@ def spoil_nan(data):
 
 def spoil_scale(data):
     path = data.keypoints("0005", ("camid1_videoid2", "seq0"))
-    save_array(path, load_array(path) * 50)
+    save_array(path, load_array(path) * np.float32([50, 50, 1]))
     return path
 
 
@@ -539,3 +539,22 @@ def test_number_of_workers_does_not_change_the_batches(prepared):
         assert alone.names == together.names
         assert torch.equal(alone.labels, together.labels)
         assert all(torch.equal(a, b) for a, b in zip(alone.streams, together.streams, strict=True))
+
+
+@pytest.mark.parametrize("confidence", [87.0, -0.5])
+def test_confidences_out_of_range_are_refused(own_data, confidence):
+    path = own_data.keypoints("0002")
+    keypoints = load_array(path)
+    keypoints[0, 3, 2] = confidence
+    save_array(path, keypoints)
+    with pytest.raises(ValueError, match="confidences must be within 0 and 1") as caught:
+        dataset(own_data)
+    assert str(path) in str(caught.value)
+
+
+def test_hidden_files_and_folders_are_not_data(own_data):
+    sequence = own_data.silhouettes("0001").parent
+    (sequence / "._0-silhouettes.pkl").write_bytes(b"left by an archive")
+    (sequence.parent.parent / ".AppleDouble" / "x").mkdir(parents=True)
+    (own_data.root / ".prepare").mkdir()
+    assert len(dataset(own_data)) == len(dataset(own_data, needs_keypoints=False))

@@ -150,7 +150,9 @@ def test_aggregator_sums_by_weight_and_names_what_it_logs():
         "scalar/triplet/mean_dist",
         "scalar/softmax/loss",
         "scalar/softmax/accuracy",
+        "scalar/loss",
     }
+    assert_close(summary["scalar/loss"], total.detach())
 
 
 def test_aggregator_refuses_a_feature_without_loss():

@@ -317,6 +317,32 @@ def test_state_of_another_optimizer_or_scheduler_is_refused(config):
             train(load_gait_settings(path), options(config, resume=True))
 
 
+@pytest.mark.parametrize("broken", [{"optimizer": [1]}, {"scheduler": 3}, {"optimizer": {"state": 1}}])
+def test_state_that_is_none_is_refused(config, broken):
+    train(config.settings(until(1)), options(config))
+    path = config.folder / "broken.pt"
+    torch.save({**torch.load(checkpoint(config, 1), weights_only=True), **broken}, path)
+    with pytest.raises(ValueError, match=f"the checkpoint's {next(iter(broken))} does not fit"):
+        train(config.settings(until(2, restore_hint=str(path))), options(config))
+
+
+def test_folder_that_takes_no_checkpoint_is_found_before_training(config):
+    folder(config).mkdir(parents=True)
+    (folder(config) / "checkpoints").touch()
+    with pytest.raises(ValueError, match=r"--output: checkpoints cannot be written to .*checkpoints: File exists"):
+        train(config.settings(until(1)), options(config))
+
+
+def test_log_file_tells_settings_seed_and_checkpoints(config, capsys):
+    train(config.settings(until(1)), options(config, log_to_file=True, seed=7))
+    (log,) = (folder(config) / "logs").iterdir()
+    text = log.read_text()
+    assert "Seed 7, settings:" in text
+    assert "total_iter: 1" in text
+    assert f"Saved {checkpoint(config, 1)}" in text
+    assert "total_iter: 1" not in capsys.readouterr().out
+
+
 def test_missing_checkpoint_lists_what_exists(config):
     train(config.settings(until(2, save_iter=1)), options(config))
     for run in (train, runner.test):

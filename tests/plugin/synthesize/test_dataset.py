@@ -1,13 +1,19 @@
 """Files on disk: the raw layout, its partition, the same bytes every time, and refusals."""
 
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import plugin.synthesize.dataset
 from plugin.synthesize import SynthesisSettings, main, partition, render_sequence, synthesize
 
 SMALL = {"subjects": 4, "sequences_per_subject": 3, "frames": 5, "cameras": 2, "train_share": 0.5}
@@ -152,6 +158,65 @@ def test_command_line(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"error: {tmp_path / 'out'}: expected an empty")
     assert main(["--out", str(tmp_path / "other"), "--miscrop", "2"]) == 2
     assert capsys.readouterr().err == "error: miscrop must be >= 0 and <= 0.5, got 2.0\n"
+
+
+def start_to_interrupt(out: Path) -> subprocess.Popen:
+    """A run far too long to end, in a process group of its own, once it has begun to write sequences."""
+    command = [sys.executable, "-m", "plugin.synthesize", "--out", str(out), "--subjects", "2000", "--workers", "2"]
+    root = Path(plugin.synthesize.dataset.__file__).parents[2]
+    process = subprocess.Popen(
+        command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while not any(out.glob("2D_Poses/*/*/*")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    return process
+
+
+@pytest.mark.skipif(os.name != "posix", reason="process groups")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted_with_its_whole_group(number, code, tmp_path, capsys):
+    out = tmp_path / "out"
+    process = start_to_interrupt(out)
+    os.killpg(process.pid, number)
+    shown = process.communicate(timeout=60)[1]  # ends when the last holder of stderr does
+    assert process.returncode == code
+    lines = [line for line in shown.splitlines() if line.strip() and "sequence" not in line]  # without the bar's
+    assert lines == [f"interrupted: {out} is incomplete (no partition.json); remove it and run again"]
+    assert main(["--out", str(out), "--subjects", "2"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {out}: expected an empty or new folder, found an interrupted run")
+    assert error.endswith("(no partition.json); remove it and run again\n")
+
+
+def test_interrupted_before_anything_is_written(tmp_path, monkeypatch, capsys):
+    def interrupted(settings, out, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("plugin.synthesize.cli.synthesize", interrupted)
+    assert main(["--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_folder_of_others_is_no_interrupted_run(tmp_path):
+    (tmp_path / "settings.json").write_text('{"made_by": "someone else"}')
+    with pytest.raises(FileExistsError, match=r"found settings\.json in it"):
+        synthesize(SynthesisSettings(**SMALL), tmp_path, workers=1)
+
+
+def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "out"
+    assert main(["--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: --out {out}: cannot be written: ")
+    assert error.count("\n") == 1
+
+
+def test_redirected_progress_is_short(tmp_path, capsys):
+    settings = SynthesisSettings(**(SMALL | {"frames": 1, "subjects": 8}))
+    synthesize(settings, tmp_path / "out", workers=1, progress=True)
+    assert capsys.readouterr().err.count("sequence/s") <= 1
 
 
 def test_help_says_what_the_walkers_are_not(capsys):
