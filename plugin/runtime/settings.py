@@ -135,6 +135,7 @@ class EvaluatorSettings:
     """Distance between embeddings, averaged over parts."""
 
     def __post_init__(self) -> None:
+        _folder_name(save_name=self.save_name)
         _check_hint(self.restore_hint)
         _one_chain(self.transform)
 
