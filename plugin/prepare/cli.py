@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from common.runtime.workers import exit_code, sigterm_interrupts
 from plugin.prepare.run import prepare
 from plugin.prepare.settings import PrepareSettings
-from plugin.prepare.workers import exit_code, sigterm_interrupts
 
 __all__ = ["main"]
 

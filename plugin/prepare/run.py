@@ -6,6 +6,7 @@ from contextlib import closing
 from functools import partial
 
 from common.runtime.progress import progress_bar
+from common.runtime.workers import work_all
 from plugin.partition import Partition, read_partition
 from plugin.prepare.raw import find_sequences
 from plugin.prepare.records import Ledger, SequenceRecord
@@ -17,7 +18,6 @@ from plugin.prepare.report import (
 )
 from plugin.prepare.sequence import check_streams, prepare_sequence
 from plugin.prepare.settings import PrepareSettings
-from plugin.prepare.workers import work_all
 
 __all__ = ["prepare"]
 

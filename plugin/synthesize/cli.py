@@ -8,7 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import fields
 from pathlib import Path
 
-from plugin.prepare.workers import exit_code, sigterm_interrupts
+from common.runtime.workers import exit_code, sigterm_interrupts
 from plugin.synthesize.dataset import NOTE, is_unfinished, synthesize
 from plugin.synthesize.settings import SynthesisSettings
 

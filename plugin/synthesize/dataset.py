@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from common.runtime.files import write_bytes, write_text
 from common.runtime.progress import progress_bar
-from plugin.prepare.workers import work_all
+from common.runtime.workers import work_all
 from plugin.synthesize.camera import draw_cameras, look
 from plugin.synthesize.detector import crop_boxes, estimate_joints, occluder_polygons
 from plugin.synthesize.render import draw, joints_seen
