@@ -19,6 +19,10 @@ from plugin.swin import KeypointGrid, PositionBias, SwinTransformer2D, WindowBia
 __all__ = ["SwinGait2DBackbone", "translate_swingait_keys"]
 
 
+# In evaluation; see SwinGait2DBackbone.forward. A map of the full-size stem takes 0.7 MB a frame in float32.
+_FRAMES_AT_ONCE = 256
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions with batch norm around a shortcut (ResNet's basic block)."""
 
@@ -159,10 +163,30 @@ class SwinGait2DBackbone(nn.Module):
         points, visibility = None, None
         if self.position_bias == "kprpe":
             points, visibility = self._split_keypoints(keypoints, (sequences, frames))
-        x = silhouettes.flatten(0, 1).unsqueeze(1)
-        x = self.ulayer(self.layer2(self.layer1(self.layer0(x))))
-        x = self.transformer(x, points, visibility, sequences)
+        images = silhouettes.flatten(0, 1).unsqueeze(1)
+        if self.training:
+            x = self._frames(images, points, visibility, sequences)
+        else:
+            # No frame depends on another one now, so that long sequences need not be in memory all at once.
+            starts = range(0, len(images), _FRAMES_AT_ONCE)
+            stretches = [slice(first, first + _FRAMES_AT_ONCE) for first in starts]
+            x = torch.cat(
+                [
+                    self._frames(
+                        images[stretch],
+                        None if points is None else points[stretch],
+                        None if visibility is None else visibility[stretch],
+                        num_sequences=1,
+                    )
+                    for stretch in stretches
+                ]
+            )
         return x.unflatten(0, (sequences, frames)).permute(0, 4, 1, 2, 3)
+
+    def _frames(self, x: Tensor, points: Tensor | None, visibility: Tensor | None, num_sequences: int) -> Tensor:
+        """[F, 1, h, w], [F, L, 2], [F, L] to [F, rows, cols, C]."""
+        x = self.ulayer(self.layer2(self.layer1(self.layer0(x))))
+        return self.transformer(x, points, visibility, num_sequences)
 
     def _split_keypoints(self, keypoints: Tensor | None, lead: tuple[int, int]) -> tuple[Tensor, Tensor | None]:
         """[N T, L, 2] and [N T, L] (None: all visible)."""

@@ -8,6 +8,7 @@ figures of each test, with its CMC curve, as JSON in results/.
 import json
 import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator
@@ -476,15 +477,11 @@ class _Trainer:
                 if asks and agree(stop.received is not None, self._accelerator.device):
                     break
                 if self.iteration >= trainer.total_iter:
-                    break
-        if self.iteration < trainer.total_iter:
-            path = self._save() if saved != self.iteration else None
-            where = path or checkpoint_path(self._folder / "checkpoints", trainer.save_name, saved)
-            self._log.log_warning(
-                f"Stopped by a signal at iteration {self.iteration}; {where} is saved, --resume goes on"
-            )
-            return stop.received or 15
-        return None
+                    return None
+            if saved != self.iteration:
+                self._save()
+            self._log.log_warning(f"Stopped by a signal at iteration {self.iteration}; --resume goes on from there")
+        return stop.received or signal.SIGTERM
 
     def _test(self) -> None:
         if self._tester is None:

@@ -280,3 +280,15 @@ def test_bad_inputs(rng):
             backbone(silhouettes, wrong)
     with pytest.raises(ValueError, match="are they in pixels"):
         backbone(silhouettes, keypoints * torch.tensor([44.0, 64.0, 1.0]).double())
+
+
+@pytest.mark.parametrize("position_bias", ["none", "kprpe"])
+def test_long_sequences_are_evaluated_in_stretches(position_bias, rng, monkeypatch):
+    backbone = small(rng, position_bias=position_bias)
+    silhouettes, keypoints = walkers(rng, 2, 5)
+    whole = backbone(silhouettes, keypoints)
+    monkeypatch.setattr("plugin.backbone._FRAMES_AT_ONCE", 3)
+    counts = []
+    backbone.layer0.register_forward_hook(lambda module, args, out: counts.append(len(out)))
+    torch.testing.assert_close(backbone(silhouettes, keypoints), whole)
+    assert counts == [3, 3, 3, 1]
