@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         # Imported late, so that --help and typing errors do not wait for torch.
-        from common.runtime.session import close_session
+        from common.runtime.distribution import leave_group
         from plugin.runtime.runner import RunOptions, test, train
         from plugin.runtime.settings import load_gait_settings
 
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             test(settings, options)
         else:
             stopped = train(settings, options)
-        close_session()
+        leave_group()
         return 0 if stopped is None else 128 + stopped
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {_plain(error)}", file=sys.stderr)

@@ -23,8 +23,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from common.keypoints import COCO_17, check_fractions, pixels_to_fractions
 from common.runtime.arrays import load_array, peek_array
+from common.runtime.distribution import mix_seed
 from common.runtime.progress import progress_bar
-from common.runtime.session import mix_seed
 from plugin.partition import read_partition
 from plugin.runtime.settings import DataSettings, EvaluatorSampler, TrainerSampler
 from plugin.transforms import PairedCompose

@@ -12,7 +12,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.runtime.session import gather_with_gradient, world_size
+from common.runtime.distribution import gather_with_gradient, world_size
 
 __all__ = ["CrossEntropyLoss", "LossAggregator", "TripletLoss"]
 

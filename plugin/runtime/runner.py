@@ -31,10 +31,10 @@ from common.runtime.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from common.runtime.distribution import agree, gather_lists, make_accelerator, mix_seed, seed_everything
 from common.runtime.files import whole_file, write_text
 from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
-from common.runtime.session import agree, gather_lists, make_accelerator, mix_seed, seed_everything
 from common.runtime.settings import to_mapping
 from common.runtime.stop import StopSignals
 from plugin.evaluation import RetrievalResult, gait3d_evaluation

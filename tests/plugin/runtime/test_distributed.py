@@ -120,6 +120,6 @@ def test_stop_signal_to_torchrun_saves_a_checkpoint(config):
             break
     process.send_signal(signal.SIGTERM)
     out, err = finish(process, timeout=60)
-    assert "is saved, --resume goes on" in out, err
+    assert "--resume goes on from there" in out, err
     saved = latest_checkpoint(run_folder(config.folder / "output") / "checkpoints", "tiny")
     assert load_checkpoint(saved)["iteration"] >= 2

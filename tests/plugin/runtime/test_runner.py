@@ -22,7 +22,7 @@ from torch.testing import assert_close
 
 from common.runtime import stop
 from common.runtime.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
-from common.runtime.session import make_accelerator
+from common.runtime.distribution import make_accelerator
 from plugin.__main__ import main
 from plugin.runtime import runner
 from plugin.runtime.runner import RunOptions, train
@@ -431,7 +431,7 @@ def test_stop_signals_save_a_checkpoint(config, processes):
         assert saved is not None
         content = load_checkpoint(saved)
         assert content["iteration"] >= 3
-        assert "is saved, --resume goes on" in out
+        assert "--resume goes on from there" in out
         total = content["iteration"] + 1
         train(config.settings(until(total)), options(config, str(int(number)), resume=True))
         assert checkpoint(config, total, str(int(number))).exists()

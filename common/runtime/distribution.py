@@ -15,9 +15,9 @@ from torch import Tensor
 
 __all__ = [
     "agree",
-    "close_session",
     "gather_lists",
     "gather_with_gradient",
+    "leave_group",
     "make_accelerator",
     "mix_seed",
     "seed_everything",
@@ -45,7 +45,7 @@ def make_accelerator(half_precision: bool, find_unused_parameters: bool = False)
     )
 
 
-def close_session() -> None:
+def leave_group() -> None:
     """Leave the group of processes, at the end of a run that went well in all of them."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
