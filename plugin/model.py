@@ -67,9 +67,10 @@ def make_swingait2d(host: Host) -> type[nn.Module]:
         """SwinGait-2D with or without KP-RPE; which one is `model_cfg.backbone_cfg.position_bias`."""
 
         def build_network(self, model_cfg: dict[str, Any]) -> None:
-            self.Backbone: SwinGait2DBackbone = self.get_backbone(model_cfg["backbone_cfg"])
+            # The heads draw their weights first: they are then the same whatever the backbone's position bias draws.
             self.FCs = host.separate_fcs(**model_cfg["SeparateFCs"])
             self.BNNecks = host.separate_bnnecks(**model_cfg["SeparateBNNecks"])
+            self.Backbone: SwinGait2DBackbone = self.get_backbone(model_cfg["backbone_cfg"])
             self.TP = host.pack_sequence(torch.max)
             self.HPP = host.horizontal_pooling(bin_num=model_cfg["bin_num"])
 

@@ -28,6 +28,8 @@ class BaseModel(nn.Module):
         self.cfgs = cfgs
         self.msg_mgr = msg_mgr
         self.build_network(cfgs["model_cfg"])
+        # However many numbers that drew: models that differ in one part start alike in all the others.
+        torch.manual_seed(torch.initial_seed() + 1)
         self.init_parameters()
         self.train(training)
 

@@ -189,3 +189,12 @@ def test_unfinished_model_says_so():
 
     with pytest.raises(TypeError, match="BaseModel does not build a network"):
         BaseModel({"model_cfg": {}}, True, Silent())
+
+
+def test_models_that_differ_in_the_position_bias_start_alike_in_all_else(config):
+    table = build(config, "swingait2d")[0].state_dict()
+    kprpe = build(config)[0].state_dict()
+    shared = table.keys() & kprpe.keys()
+    assert {name.split(".")[-1] for name in table.keys() - shared} == {"relative_position_bias_table"}
+    for name in shared:
+        assert torch.equal(table[name], kprpe[name]), name
