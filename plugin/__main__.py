@@ -22,7 +22,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--iter", type=int, default=0, metavar="N", help="restore the checkpoint of iteration N")
     parser.add_argument("--resume", action="store_true", help="restore the newest checkpoint, if there is one")
     parser.add_argument("--log_to_file", action="store_true", help="keep the text log in <output>/.../logs/ too")
-    parser.add_argument("--seed", type=int, default=0, help="everything random follows from it (default: 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="everything random follows from it (default: 0)"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("output"), metavar="DIR", help="where output folders are (default: output)"
     )

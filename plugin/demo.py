@@ -175,12 +175,14 @@ def run_demo(out: Path, configs: Path, subjects: int, seed: int, overrides: Mapp
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for wrong input, 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m plugin.demo", description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("demo"), help="where everything goes (default: demo)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("demo"), metavar="DIR", help="where everything goes (default: demo)"
+    )
     parser.add_argument(
         "--configs", type=Path, default=Path("configs/demo"), help="folder of the two configs (default: configs/demo)"
     )
-    parser.add_argument("--subjects", type=int, default=60, help="number of walkers (default: 60)")
-    parser.add_argument("--seed", type=int, default=0, help="of walkers and training (default: 0)")
+    parser.add_argument("--subjects", type=int, default=60, metavar="N", help="number of walkers (default: 60)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of walkers and training (default: 0)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings instead of the configs'")
     args = parser.parse_args(argv)
     from plugin.__main__ import parse_overrides
