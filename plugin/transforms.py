@@ -14,6 +14,7 @@ the first pixel, as cv2 has it); `PairedCompose` returns them as fractions of th
 Shape letters: T frames, h x w pixels, L joints.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -181,50 +182,8 @@ class BaseSilCuttingTransform:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomHorizontalFlip:
-    """Mirror a sequence, and swap its left and right joints."""
-
-    type: Literal["RandomHorizontalFlip"] = "RandomHorizontalFlip"
-
-    prob: float = 0.5
-    """Of a sequence being mirrored."""
-
-    def __post_init__(self) -> None:
-        _check_prob(self.prob)
-
-    def __call__(self, sample: PairedSample, geometry: np.random.Generator, joints: np.random.Generator) -> None:
-        """Mirror, or not."""
-        if geometry.uniform() < self.prob:
-            sample.move(np.eye(3), mirror=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomRotate:
-    """Rotate a sequence about the centre of its frame."""
-
-    type: Literal["RandomRotate"] = "RandomRotate"
-
-    prob: float = 0.5
-    """Of a sequence being rotated."""
-
-    degree: float = 10.0
-    """Largest angle, in degrees, either way."""
-
-    def __post_init__(self) -> None:
-        _check_prob(self.prob)
-
-    def __call__(self, sample: PairedSample, geometry: np.random.Generator, joints: np.random.Generator) -> None:
-        """Rotate, or not."""
-        if geometry.uniform() < self.prob:
-            angle = geometry.uniform(-self.degree, self.degree)
-            sample.move(_about_centre(sample.size_hw, angle, 1.0, (0.0, 0.0)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class RandomPerspective:
-    """Stretch a sequence from a trapezium as high as the frame, whose corners lie within its side margins."""
-
-    type: Literal["RandomPerspective"] = "RandomPerspective"
+class _Sometimes(ABC):
+    """A geometric transform that a sequence undergoes or not."""
 
     prob: float = 0.5
     """Of a sequence being moved."""
@@ -233,9 +192,49 @@ class RandomPerspective:
         _check_prob(self.prob)
 
     def __call__(self, sample: PairedSample, geometry: np.random.Generator, joints: np.random.Generator) -> None:
-        """Move, or not."""
-        if geometry.uniform() >= self.prob:
-            return
+        """Move both streams, or not."""
+        if geometry.uniform() < self.prob:
+            self.move(sample, geometry)
+
+    @abstractmethod
+    def move(self, sample: PairedSample, geometry: np.random.Generator) -> None:
+        """Move both streams."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomHorizontalFlip(_Sometimes):
+    """Mirror a sequence, and swap its left and right joints."""
+
+    type: Literal["RandomHorizontalFlip"] = "RandomHorizontalFlip"
+
+    def move(self, sample: PairedSample, geometry: np.random.Generator) -> None:
+        """Mirror."""
+        sample.move(np.eye(3), mirror=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomRotate(_Sometimes):
+    """Rotate a sequence about the centre of its frame."""
+
+    type: Literal["RandomRotate"] = "RandomRotate"
+
+    degree: float = 10.0
+    """Largest angle, in degrees, either way."""
+
+    def move(self, sample: PairedSample, geometry: np.random.Generator) -> None:
+        """Rotate by a random angle."""
+        angle = geometry.uniform(-self.degree, self.degree)
+        sample.move(_about_centre(sample.size_hw, angle, 1.0, (0.0, 0.0)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomPerspective(_Sometimes):
+    """Stretch a sequence from a trapezium as high as the frame, whose corners lie within its side margins."""
+
+    type: Literal["RandomPerspective"] = "RandomPerspective"
+
+    def move(self, sample: PairedSample, geometry: np.random.Generator) -> None:
+        """Stretch."""
         height, width = sample.size_hw
         margin = width // 44 * 10
         if not margin:
@@ -247,21 +246,13 @@ class RandomPerspective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RandomAffine:
+class RandomAffine(_Sometimes):
     """Move three corners of the frame by a few pixels."""
 
     type: Literal["RandomAffine"] = "RandomAffine"
 
-    prob: float = 0.5
-    """Of a sequence being moved."""
-
-    def __post_init__(self) -> None:
-        _check_prob(self.prob)
-
-    def __call__(self, sample: PairedSample, geometry: np.random.Generator, joints: np.random.Generator) -> None:
-        """Move, or not."""
-        if geometry.uniform() >= self.prob:
-            return
+    def move(self, sample: PairedSample, geometry: np.random.Generator) -> None:
+        """Move the corners."""
         height, width = sample.size_hw
         most = height // 64 * 10
         if not most:
@@ -274,7 +265,7 @@ class RandomAffine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CropMisalignment:
+class CropMisalignment(_Sometimes):
     """A crop that a detector got wrong: shifted and scaled. Joints that it cuts off become missing.
 
     As an augmentation it makes training meet such crops; in the evaluator's transforms it is a test condition, the
@@ -296,14 +287,12 @@ class CropMisalignment:
     """Another shift and scale for each frame (a jittering detector) instead of one a sequence."""
 
     def __post_init__(self) -> None:
-        _check_prob(self.prob)
+        super().__post_init__()
         if self.shift < 0 or not 0 <= self.scale < 1:
             raise ValueError(f"shift must be >= 0 and scale within 0 and 1, got {self.shift} and {self.scale}")
 
-    def __call__(self, sample: PairedSample, geometry: np.random.Generator, joints: np.random.Generator) -> None:
-        """Move, or not."""
-        if geometry.uniform() >= self.prob:
-            return
+    def move(self, sample: PairedSample, geometry: np.random.Generator) -> None:
+        """Shift and scale."""
         draws = geometry.uniform(-1, 1, (len(sample) if self.per_frame else 1, 3))
         height, width = sample.size_hw
         moves = [
