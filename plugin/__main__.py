@@ -5,9 +5,6 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 __all__ = ["main"]
 
@@ -49,36 +46,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
-    """`a.b=1` to {"a": {"b": 1}}; values are YAML. A mapping as a value replaces the file's, it does not merge.
-
-    Raises:
-        ValueError: an entry that is not KEY=VALUE, or a key that is both a value and a mapping.
-    """
-    from common.runtime.settings import Whole  # late, as in main
-
-    overrides: dict[str, Any] = {}
-    for entry in entries:
-        key, equals, value = entry.partition("=")
-        if not equals or not key:
-            raise ValueError(f"expected KEY=VALUE, got {entry!r}")
-        *above, last = key.split(".")
-        place = overrides
-        for name in above:
-            place = place.setdefault(name, {})
-            if not isinstance(place, dict):
-                raise ValueError(f"{entry!r}: {name} is set to a value already")
-        if isinstance(place.get(last), dict):
-            raise ValueError(f"{entry!r}: keys below {last} are set already")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            problem = str(error).splitlines()[0]
-            raise ValueError(f"{entry!r}: the value is not YAML: {problem}") from error
-        place[last] = Whole(parsed) if isinstance(parsed, dict) else parsed
-    return overrides
-
-
 def _plain(error: Exception) -> str:
     """What went wrong; of an error that a loader process met, without its traceback."""
     text = str(error).strip()
@@ -93,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Imported late, so that --help and typing errors do not wait for torch.
         from common.runtime.distribution import leave_group
+        from common.runtime.settings import parse_overrides
         from plugin.runtime.runner import RunOptions, test, train
         from plugin.runtime.settings import load_gait_settings
 

@@ -20,6 +20,8 @@ import numpy as np
 from common.keypoints import fractions_to_pixels
 from common.runtime.arrays import load_array
 from common.runtime.files import write_text
+from common.runtime.settings import merge, parse_overrides
+from plugin.layout import KEYPOINTS_FILE, SILHOUETTES_FILE
 from plugin.partition import read_partition
 from plugin.pictures import draw_cmc, draw_sequences
 from plugin.prepare import PrepareSettings, prepare
@@ -100,7 +102,7 @@ def _draw_some_sequences(path: Path, paired: Path, probes: Sequence[str], seed: 
     misalign = PairedCompose([CropMisalignment(shift=MISALIGNMENT, scale=MISALIGNMENT)])
     for place, name in enumerate(probes[:4]):
         folder = paired.joinpath(*name.split("-"))
-        silhouettes, keypoints = (load_array(folder / file) for file in ("0-silhouettes.pkl", "1-keypoints.pkl"))
+        silhouettes, keypoints = (load_array(folder / file) for file in (SILHOUETTES_FILE, KEYPOINTS_FILE))
         rows.append((name, silhouettes, keypoints))
         if place < 2:
             moved, fractions = misalign(silhouettes, keypoints, seed + place)
@@ -123,7 +125,6 @@ def run_demo(out: Path, configs: Path, subjects: int, seed: int, overrides: Mapp
     Raises:
         ValueError: `out` holds something else, or wrong settings.
     """
-    from common.runtime.settings import merge
     from plugin.runtime.runner import RunOptions, test, train
     from plugin.runtime.settings import load_gait_settings
 
@@ -185,7 +186,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of walkers and training (default: 0)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings instead of the configs'")
     args = parser.parse_args(argv)
-    from plugin.__main__ import parse_overrides
 
     try:
         run_demo(args.out, args.configs, args.subjects, args.seed, parse_overrides(args.overrides))

@@ -17,7 +17,7 @@ Shape letters: T frames, h x w pixels, L joints.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -385,8 +385,6 @@ class PairedCompose:
     Raises:
         ConfigError: unknown transforms or settings, all of them at once.
     """
-
-    streams: ClassVar[tuple[str, str]] = ("silhouettes", "keypoints")
 
     def __init__(self, trf_cfg: Sequence[Mapping[str, Any] | TransformSettings]) -> None:
         plain = [dict(entry) if isinstance(entry, Mapping) else entry for entry in trf_cfg]

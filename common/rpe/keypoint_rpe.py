@@ -24,7 +24,7 @@ N queries of a grid, W windows, n positions of a window, R bucket tables (grids 
 
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Literal, get_args, overload
+from typing import Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
@@ -41,39 +41,37 @@ KeypointRPEForm = Literal["absolute", "relative", "multihead"]
 _LARGEST_BASIS = 32 * 1024 * 1024
 
 
+class _Place(NamedTuple):
+    """Everything that positions and buckets follow from; tables of it are shared by layers and modules."""
+
+    grid_hw: tuple[int, int]
+    method: DistanceMethod
+    ratio: float
+    window: Window | None
+    dtype: torch.dtype
+    device: torch.device
+
+    def geometry(self) -> tuple[Tensor, Tensor]:
+        """Query centres [W, n, 2] and bucket ids [R, n, n]; W is 1 at image level."""
+        if self.window is None:
+            centres = grid_centres(self.grid_hw, self.dtype, self.device)[None]
+            return centres, bucket_ids(self.grid_hw, self.method, self.ratio, self.device)
+        centres = window_centres(self.grid_hw, self.window, self.dtype, self.device)
+        return centres, bucket_ids(self.window.size_hw, self.method, self.ratio, self.device)
+
+
 @lru_cache(maxsize=32)
 @torch.inference_mode(False)  # what is first built while evaluating must serve training too
-def _bucket_basis(
-    grid_hw: tuple[int, int],
-    method: DistanceMethod,
-    ratio: float,
-    window: Window | None,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
+def _bucket_basis(place: _Place) -> Tensor:
     """[3, K, W * n * n]: one-hot buckets times the query's x, its y, and 1.
 
     A look-up written as a product with it has a product as its backward too, instead of a scatter.
     """
-    centres, ids = _geometry(grid_hw, method, ratio, window, dtype, device)
-    one_hot = nn.functional.one_hot(ids, num_buckets(method, ratio)).sum(0).to(dtype)  # [n, n, K]
+    centres, ids = place.geometry()
+    one_hot = nn.functional.one_hot(ids, num_buckets(place.method, place.ratio)).sum(0).to(place.dtype)  # [n, n, K]
     weights = torch.cat([centres, torch.ones_like(centres[..., :1])], dim=-1)  # [W, n, 3]
     basis = torch.einsum("wnc,nmk->ckwnm", weights, one_hot)
     return basis.reshape(3, one_hot.shape[-1], -1)
-
-
-def _geometry(
-    grid_hw: tuple[int, int],
-    method: DistanceMethod,
-    ratio: float,
-    window: Window | None,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Query centres [W, n, 2] and bucket ids [R, n, n]; W is 1 at image level."""
-    if window is None:
-        return grid_centres(grid_hw, dtype, device)[None], bucket_ids(grid_hw, method, ratio, device)
-    return window_centres(grid_hw, window, dtype, device), bucket_ids(window.size_hw, method, ratio, device)
 
 
 def _look_up(table: Tensor, ids: Tensor) -> Tensor:
@@ -266,20 +264,20 @@ class KeypointRPE(nn.Module):
     def _layer_bias(self, layer: int, features: Tensor, grid_hw: tuple[int, int], window: Window | None) -> Tensor:
         layer = 0 if self.shared else layer
         with torch.autocast(features.device.type, enabled=False):
-            key = (grid_hw, self.method, self.ratio, window, features.dtype, features.device)
+            place = _Place(grid_hw, self.method, self.ratio, window, features.dtype, features.device)
             if self.implementation == "direct":
-                bias = self._direct_bias(layer, features, *_geometry(*key))
+                bias = self._direct_bias(layer, features, *place.geometry())
             else:
-                bias = self._affine_bias(features[:, :, layer], *key)
+                bias = self._affine_bias(features[:, :, layer], place)
         bias = bias.expand(-1, -1, self.num_heads, -1, -1)
         return bias if window is not None else bias[:, 0]
 
-    def _affine_bias(self, features: Tensor, *key) -> Tensor:
+    def _affine_bias(self, features: Tensor, place: _Place) -> Tensor:
         """features [B, 3, G, K] of one layer to [B, W, G, n, n]."""
-        centres, ids = _geometry(*key)
+        centres, ids = place.geometry()
         windows, queries = centres.shape[:2]
         if 3 * self.num_buckets * windows * queries**2 <= _LARGEST_BASIS:
-            basis = _bucket_basis(*key)
+            basis = _bucket_basis(place)
             flat = features.permute(0, 2, 1, 3).flatten(2) @ basis.flatten(0, 1)  # [B, G, W n n]
             return flat.unflatten(-1, (windows, queries, queries)).transpose(1, 2)
         slope_x, slope_y, intercept = features[:, None, :, :, None, :].unbind(2)  # each [B, 1, G, 1, K]

@@ -29,7 +29,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 import yaml
 
-__all__ = ["ConfigError", "Whole", "build_settings", "load_settings", "merge", "to_mapping"]
+__all__ = ["ConfigError", "Whole", "build_settings", "load_settings", "merge", "parse_overrides", "to_mapping"]
 
 T = TypeVar("T")
 
@@ -96,6 +96,36 @@ def merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any
         else:
             merged[key] = copy.deepcopy(value)
     return merged
+
+
+def parse_overrides(entries: Sequence[str]) -> dict[str, Any]:
+    """Settings of a command line: `a.b=1` to {"a": {"b": 1}}; values are YAML.
+
+    A mapping as a value replaces the file's, it does not merge.
+
+    Raises:
+        ValueError: an entry that is not KEY=VALUE, or a key that is both a value and a mapping.
+    """
+    overrides: dict[str, Any] = {}
+    for entry in entries:
+        key, equals, value = entry.partition("=")
+        if not equals or not key:
+            raise ValueError(f"expected KEY=VALUE, got {entry!r}")
+        *above, last = key.split(".")
+        place = overrides
+        for name in above:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise ValueError(f"{entry!r}: {name} is set to a value already")
+        if isinstance(place.get(last), dict):
+            raise ValueError(f"{entry!r}: keys below {last} are set already")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            problem = str(error).splitlines()[0]
+            raise ValueError(f"{entry!r}: the value is not YAML: {problem}") from error
+        place[last] = Whole(parsed) if isinstance(parsed, dict) else parsed
+    return overrides
 
 
 def to_mapping(settings: Any) -> dict[str, Any]:

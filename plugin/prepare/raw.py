@@ -1,7 +1,7 @@
 """The files of the Gait3D release: folders of sequences, frame numbers in names, PNG silhouettes, text poses.
 
 Layout: `2D_Silhouettes/ID/camidC_videoidV/seqS/human_crop_fNNN.png` and `2D_Poses/ID/camidC_videoidV/seqS/
-human_crop_fNNN.txt`. Hidden files and folders (a leading dot, such as those of macOS archives) are passed over.
+human_crop_fNNN.txt`.
 Coordinates: joints are (x, y, confidence), x right and y down, in pixels of the human crop, the centre of the
 crop's top-left pixel at (0, 0).
 """
@@ -18,7 +18,7 @@ import numpy as np
 
 from common.keypoints import COCO_17
 
-__all__ = ["NUM_JOINTS", "DroppedFrame", "FrameFiles", "find_sequences", "list_frames", "read_pose", "read_silhouette"]
+__all__ = ["NUM_JOINTS", "DroppedFrame", "FrameFiles", "list_frames", "read_pose", "read_silhouette"]
 
 NUM_JOINTS = len(COCO_17)
 NUM_VALUES = 2 + 3 * NUM_JOINTS
@@ -45,23 +45,6 @@ class FrameFiles:
 
     unnumbered: tuple[str, ...]
     """Names without a number, which nothing can be paired with."""
-
-
-def find_sequences(root: Path, subjects: Iterable[str]) -> list[tuple[str, str, str]]:
-    """(ID, type, view) of every folder ROOT/ID/type/view, sorted, for those subjects that lie under `root`."""
-    return [
-        (subject, kind, view)
-        for subject in sorted(set(subjects))
-        for kind in _folders(root / subject)
-        for view in _folders(root / subject / kind)
-    ]
-
-
-def _folders(root: Path) -> list[str]:
-    if not root.is_dir():
-        return []
-    with os.scandir(root) as entries:
-        return sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir())
 
 
 def list_frames(folder: Path, names: Iterable[str]) -> FrameFiles:

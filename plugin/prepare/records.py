@@ -21,15 +21,38 @@ import numpy as np
 
 from common.runtime.arrays import save_array
 from common.runtime.files import write_text
+from plugin.layout import KEYPOINTS_FILE, SILHOUETTES_FILE
 
-__all__ = ["KEYPOINTS_FILE", "SILHOUETTES_FILE", "Ledger", "SequenceRecord"]
-
-SILHOUETTES_FILE = "0-silhouettes.pkl"
-KEYPOINTS_FILE = "1-keypoints.pkl"
+__all__ = ["JointCounts", "Ledger", "SequenceRecord"]
 
 
 @dataclass(kw_only=True)
-class SequenceRecord:
+class JointCounts:
+    """How the joints of the kept frames fared: of one sequence, or of many."""
+
+    size_mismatches: int = 0
+    """Kept frames whose pose names another crop size than the PNG has; counted only."""
+
+    missing_joints: int = 0
+    """Joints of kept frames without a position, of 17 a frame."""
+
+    confident_joints: int = 0
+    joints_on_silhouette: int = 0
+    """Confident joints, and how many of those lie on the silhouette widened by one pixel."""
+
+    @property
+    def on_share(self) -> float | None:
+        """Share of confident joints on the silhouette; None without confident joints."""
+        return self.joints_on_silhouette / self.confident_joints if self.confident_joints else None
+
+    def add(self, other: "JointCounts") -> None:
+        """Count the other's in."""
+        for entry in dataclasses.fields(JointCounts):
+            setattr(self, entry.name, getattr(self, entry.name) + getattr(other, entry.name))
+
+
+@dataclass(kw_only=True)
+class SequenceRecord(JointCounts):
     """What became of one sequence. Counts of frames are zero where its files could not even be listed."""
 
     sequence: str
@@ -50,26 +73,11 @@ class SequenceRecord:
     examples: dict[str, str] = field(default_factory=dict)
     """For each reason, what was said of the first such frame."""
 
-    size_mismatches: int = 0
-    """Kept frames whose pose names another crop size than the PNG has; counted only."""
-
-    missing_joints: int = 0
-    """Joints of kept frames without a position, of 17 a frame."""
-
-    confident_joints: int = 0
-    joints_on_silhouette: int = 0
-    """Confident joints, and how many of those lie on the silhouette widened by one pixel."""
-
     estimated: bool = False
     """Whether the joints' place on the silhouette is an estimate (pickled silhouettes, poses in crop pixels)."""
 
     bytes_written: tuple[int, int] | None = None
     """Sizes of the silhouettes' and the keypoints' file, by which the next run knows them to be whole."""
-
-    @property
-    def on_share(self) -> float | None:
-        """Share of confident joints on the silhouette; None without confident joints."""
-        return self.joints_on_silhouette / self.confident_joints if self.confident_joints else None
 
 
 def _read_record(path: Path) -> SequenceRecord | None:

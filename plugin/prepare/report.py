@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from common.runtime.files import write_text
 from plugin.partition import Partition
 from plugin.prepare.raw import NUM_JOINTS
-from plugin.prepare.records import Ledger, SequenceRecord
+from plugin.prepare.records import JointCounts, Ledger, SequenceRecord
 
 __all__ = ["Report", "build_report", "probe_warnings", "write_report"]
 
@@ -17,7 +17,7 @@ _LISTED = 20
 
 
 @dataclass(kw_only=True)
-class Report:
+class Report(JointCounts):
     """Counts over a set of sequences: those of one shard, or all of an output folder."""
 
     settings: dict[str, object]
@@ -39,10 +39,6 @@ class Report:
     examples: dict[str, str] = field(default_factory=dict)
     """For each reason, the first sequence with such a frame and what was said of it."""
 
-    size_mismatches: int = 0
-    missing_joints: int = 0
-    confident_joints: int = 0
-    joints_on_silhouette: int = 0
     estimated: int = 0
     """Written sequences whose joints are placed by estimate."""
 
@@ -54,11 +50,6 @@ class Report:
     """Reason by sequence."""
 
     warnings: list[str] = field(default_factory=list)
-
-    @property
-    def on_share(self) -> float | None:
-        """Share of confident joints on the silhouette; None without confident joints."""
-        return self.joints_on_silhouette / self.confident_joints if self.confident_joints else None
 
     def to_json(self) -> str:
         """All of it, the share included."""
@@ -127,10 +118,7 @@ def build_report(
             continue
         report.written += 1
         report.frames += record.frames
-        report.size_mismatches += record.size_mismatches
-        report.missing_joints += record.missing_joints
-        report.confident_joints += record.confident_joints
-        report.joints_on_silhouette += record.joints_on_silhouette
+        report.add(record)
         report.estimated += record.estimated
         if record.on_share is not None and record.on_share < low_share:
             low.append((record.on_share, record.sequence))

@@ -7,8 +7,8 @@ from functools import partial
 
 from common.runtime.progress import progress_bar
 from common.runtime.workers import work_all
+from plugin.layout import find_sequences
 from plugin.partition import Partition, read_partition
-from plugin.prepare.raw import find_sequences
 from plugin.prepare.records import Ledger, SequenceRecord
 from plugin.prepare.report import (
     Report,

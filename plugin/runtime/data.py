@@ -25,6 +25,7 @@ from common.keypoints import COCO_17, check_fractions, pixels_to_fractions
 from common.runtime.arrays import load_array, peek_array
 from common.runtime.distribution import mix_seed
 from common.runtime.progress import progress_bar
+from plugin.layout import find_sequences
 from plugin.partition import read_partition
 from plugin.runtime.settings import DataSettings, EvaluatorSampler, TrainerSampler
 from plugin.transforms import PairedCompose
@@ -36,11 +37,6 @@ _FRACTIONS_REACH = 2.0
 
 # Pose estimators give a little more than 1 at times; the model cuts that off. Percent are another thing.
 _LARGEST_CONFIDENCE = 1.5
-
-
-def _folders(parent: Path) -> list[Path]:
-    """Folders in `parent`, in the order of their names, without the hidden ones that archives and systems leave."""
-    return sorted(entry for entry in parent.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 @dataclass(frozen=True)
@@ -133,15 +129,14 @@ class GaitDataset(Dataset[Loaded]):
 
     def _scan(self, root: Path, subjects: Iterable[str], problems: list[str]) -> Iterator[GaitSequence]:
         for label in subjects:
-            for type_folder in _folders(root / label):
-                for folder in _folders(type_folder):
-                    try:
-                        paths = self._pick_streams(folder)
-                        frames, *size = self._check_streams(paths)
-                    except (ValueError, OSError) as error:
-                        problems.append(str(error))
-                        continue
-                    yield GaitSequence(label, type_folder.name, folder.name, paths, frames, (size[0], size[1]))
+            for _, kind, view in find_sequences(root, [label]):
+                try:
+                    paths = self._pick_streams(root / label / kind / view)
+                    frames, height, width = self._check_streams(paths)
+                except (ValueError, OSError) as error:
+                    problems.append(str(error))
+                    continue
+                yield GaitSequence(label, kind, view, paths, frames, (height, width))
 
     def _pick_streams(self, folder: Path) -> tuple[Path, ...]:
         files = sorted(e for e in folder.iterdir() if e.suffix == ".pkl" and not e.name.startswith("."))

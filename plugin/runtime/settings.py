@@ -22,18 +22,21 @@ _BEYOND = (
 )
 
 
-def _positive(**values: float) -> None:
-    wrong = [f"{name} must be > 0, got {value}" for name, value in values.items() if not value > 0]
+def _refuse(wrong: list[str]) -> None:
     if wrong:
         raise ValueError("; ".join(wrong))
+
+
+def _positive(**values: float) -> None:
+    wrong = [f"{name} must be > 0, got {value}" for name, value in values.items() if not value > 0]
+    _refuse(wrong)
 
 
 def _within(low: float, high: float, **values: float) -> None:
     wrong = [
         f"{name} must be within {low:g} and {high:g}, got {v}" for name, v in values.items() if not low <= v <= high
     ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
+    _refuse(wrong)
 
 
 def _folder_name(**values: str) -> None:
@@ -43,8 +46,7 @@ def _folder_name(**values: str) -> None:
         for name, v in values.items()
         if not v or Path(v).name != v or v == ".."
     ]
-    if wrong:
-        raise ValueError("; ".join(wrong))
+    _refuse(wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ class DataSettings:
     """Leave out probes whose subject has no gallery sequence, instead of refusing to test."""
 
     test_dataset_name: str | None = None
-    """Which data set is tested on; the same as dataset_name if left out."""
+    """In OpenGait's configs, for evaluators of other sets; evaluate_Gait3D does not need it."""
 
     cache: bool = False
     """Keep every sequence in memory once it is loaded."""
@@ -292,8 +294,7 @@ class BackboneSettings:
             for axis, (window, size) in enumerate(zip(self.window_size, self.feature_size, strict=True))
             if not 1 <= window <= size // self.patch_size
         ]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        _refuse(wrong)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,8 +353,7 @@ class ModelSettings:
             )
         rows = self.backbone_cfg.feature_size[0] // self.backbone_cfg.patch_size
         wrong += [f"bin_num {bins} does not divide the {rows} token rows" for bins in self.bin_num if rows % bins]
-        if wrong:
-            raise ValueError("; ".join(wrong))
+        _refuse(wrong)
 
 
 @dataclass(frozen=True, kw_only=True)

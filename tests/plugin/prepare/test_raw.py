@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from plugin.prepare.raw import DroppedFrame, find_sequences, list_frames, read_pose, read_silhouette
+from plugin.layout import find_sequences
+from plugin.prepare.raw import DroppedFrame, list_frames, read_pose, read_silhouette
 
 
 def test_frames_are_numbered_by_the_last_digits(tmp_path):

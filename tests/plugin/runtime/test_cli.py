@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from common.runtime.settings import merge
-from plugin.__main__ import main, parse_overrides
+from common.runtime.settings import merge, parse_overrides
+from plugin.__main__ import main
 
 ROOT = Path(__file__).parents[3]
 
