@@ -7,14 +7,16 @@ patches, two Swin stages. With `position_bias="table"` and copied weights it equ
 Shape letters: N sequences, T frames, L keypoints, C channels.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from common.rpe import DistanceMethod, KeypointRPEForm
-from plugin.swin import KeypointGrid, PositionBias, SwinTransformer2D, WindowBias
+from common.rpe import DistanceMethod, KeypointGrid, KeypointRPEForm, PositionBiasName, PositionBiasSettings
+from common.rpe.image_rpe import ImageRPEPlaces
+from plugin.swin import SwinTransformer2D
 
 __all__ = ["SwinGait2DBackbone", "translate_swingait_keys"]
 
@@ -66,10 +68,9 @@ class SwinGait2DBackbone(nn.Module):
         window_size: (rows, cols) in tokens.
         mlp_ratio: of the Swin blocks.
         drop_path_rate: stochastic depth of the last block.
-        position_bias: "none", "table" or "kprpe".
+        position_bias: "none", "table", "irpe_bias", "irpe" or "kprpe".
         num_keypoints: L, for kprpe.
-        keypoint_grid: "window" or "image", for kprpe; see `plugin.swin.WindowBias`.
-        form, shared, method, ratio: for kprpe; see `common.KeypointRPE`.
+        keypoint_grid, form, shared, method, ratio, irpe_on, irpe_per_head: see `common.rpe.PositionBiasSettings`.
         confidence: what the third channel of the keypoints does: "weight" (its value, cut to [0, 1], is the joint's
             visibility), "threshold" (visible or not), "ignore" (all joints count, also missing ones).
         min_confidence: a joint below it (or whose confidence is NaN) has visibility 0, unless confidence is ignored.
@@ -90,21 +91,19 @@ class SwinGait2DBackbone(nn.Module):
         window_size: Sequence[int] = (3, 5),
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.1,
-        position_bias: PositionBias = "kprpe",
+        position_bias: PositionBiasName = "kprpe",
         num_keypoints: int = 17,
         keypoint_grid: KeypointGrid = "window",
         form: KeypointRPEForm = "multihead",
         shared: bool = False,
         method: DistanceMethod = "product",
         ratio: float = 1.9,
+        irpe_on: ImageRPEPlaces = "k",
+        irpe_per_head: bool = False,
         confidence: Literal["weight", "threshold", "ignore"] = "weight",
         min_confidence: float = 0.1,
     ) -> None:
         super().__init__()
-        if position_bias not in ("none", "table", "kprpe"):
-            raise ValueError(f"position_bias must be one of none, table, kprpe, got {position_bias!r}")
-        if keypoint_grid not in ("window", "image"):
-            raise ValueError(f"keypoint_grid must be window or image, got {keypoint_grid!r}")
         if confidence not in ("weight", "threshold", "ignore"):
             raise ValueError(f"confidence must be one of weight, threshold, ignore, got {confidence!r}")
         if len(channels) != 2 or len(layers) != 4:
@@ -129,7 +128,7 @@ class SwinGait2DBackbone(nn.Module):
             depths=layers[2:],
             num_heads=num_heads,
             window_size=(window_size[0], window_size[1]),
-            bias=WindowBias(
+            bias=PositionBiasSettings(
                 position_bias=position_bias,
                 num_keypoints=num_keypoints,
                 keypoint_grid=keypoint_grid,
@@ -137,6 +136,8 @@ class SwinGait2DBackbone(nn.Module):
                 shared=shared,
                 method=method,
                 ratio=ratio,
+                irpe_on=irpe_on,
+                irpe_per_head=irpe_per_head,
             ),
             mlp_ratio=mlp_ratio,
             drop_path_rate=drop_path_rate,
@@ -222,8 +223,10 @@ def translate_swingait_keys(state: Mapping[str, Tensor], prefix: str = "") -> di
     for name, value in state.items():
         if name.endswith("relative_position_index"):
             continue
-        new = name.replace(".forward_block.", ".").replace(
-            ".attn.relative_position_bias_table", ".attn.table.relative_position_bias_table"
+        new = re.sub(
+            r"\.blocks\.(\d+)\.attn\.(relative_position_bias_table)$",
+            r".position_bias.tables.\1.\2",
+            name.replace(".forward_block.", "."),
         )
         if new.split(".", 1)[0] in ("layer0", "layer1", "layer2", "transformer"):
             new = prefix + new

@@ -18,8 +18,8 @@ from plugin.backbone import SwinGait2DBackbone, translate_swingait_keys
 
 __all__ = ["Host", "make_swingait2d"]
 
-# Parameters of the transformer without weight decay, by a part of their name. KP-RPE plays the part of the table.
-_NO_DECAY = ("patch_embed", "norm", "relative_position_bias_table", "kprpe")
+# Parameters of the transformer without weight decay, by a part of their name.
+_NO_DECAY = ("patch_embed", "norm", "position_bias")
 
 
 @dataclass(frozen=True)

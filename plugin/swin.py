@@ -9,21 +9,16 @@ Shape letters: F frames (of all sequences), C channels, H heads, W windows, n po
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from common.rpe import DistanceMethod, KeypointRPE, KeypointRPEForm, TableRPE, Window, attention, window_partition
+from common.rpe import AttentionBias, PositionBias, PositionBiasSettings, Window, attention, window_partition
+from common.rpe.tables import constant_table
 
-__all__ = ["KeypointGrid", "PositionBias", "SwinStage", "SwinTransformer2D", "WindowBias"]
-
-PositionBias = Literal["none", "table", "kprpe"]
-KeypointGrid = Literal["window", "image"]
+__all__ = ["SwinStage", "SwinTransformer2D"]
 
 # What Swin adds to the logits between positions that only the cyclic shift made neighbours.
 _MASKED = -100.0
@@ -33,44 +28,16 @@ def _pad_to(size: int, multiple: int) -> int:
     return -size % multiple
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # what is first built while evaluating must serve training too
+@constant_table(maxsize=32)
 def _shift_mask(grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, device: torch.device) -> Tensor:
     """[W, 1, n, n]: 0 where two positions of a window are neighbours in the image too, else -100."""
     (rows, cols), (height, width), (down, right) = grid_hw, window.size_hw, window.shift_hw
-    region = torch.zeros(rows + _pad_to(rows, height), cols + _pad_to(cols, width))
+    region = torch.zeros(rows + _pad_to(rows, height), cols + _pad_to(cols, width), device="cpu")
     region[region.shape[0] - down :] += 1
     region[:, region.shape[1] - right :] += 2
     windows = window_partition(region[..., None], window.size_hw)[..., 0]  # [W, n]
     apart = windows[:, None, :, None] != windows[:, None, None, :]
     return (apart * _MASKED).to(device, dtype)
-
-
-@dataclass(frozen=True, kw_only=True)
-class WindowBias:
-    """What is added to the attention logits inside the windows."""
-
-    position_bias: PositionBias = "kprpe"
-    """None, Swin's own table, or KP-RPE."""
-
-    num_keypoints: int = 17
-    """L, for kprpe."""
-
-    keypoint_grid: KeypointGrid = "window"
-    """"window" takes KP-RPE's query grid of the window's size, the same in every window (paper, section 5); "image"
-    gives each window its own slice of the image's grid."""
-
-    form: KeypointRPEForm = "multihead"
-    shared: bool = False
-    method: DistanceMethod = "product"
-    ratio: float = 1.9
-    """These four: see `common.KeypointRPE`."""
-
-    def make_kprpe(self, num_heads: int, num_layers: int) -> KeypointRPE | None:
-        """KP-RPE for a stack of layers, if that is the bias."""
-        if self.position_bias != "kprpe":
-            return None
-        return KeypointRPE(self.num_keypoints, num_heads, num_layers, self.form, self.shared, self.method, self.ratio)
 
 
 class WindowAttention(nn.Module):
@@ -80,19 +47,17 @@ class WindowAttention(nn.Module):
         dim: C.
         num_heads: H, a divisor of C.
         window: the window's size and shift.
-        table: whether this layer has a relative position table of its own.
     """
 
-    def __init__(self, dim: int, num_heads: int, window: Window, table: bool) -> None:
+    def __init__(self, dim: int, num_heads: int, window: Window) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window = window
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
-        self.table = TableRPE(window.size_hw, num_heads) if table else None
 
-    def forward(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        """[F, rows, cols, C] to the same; bias [F, H, n, n] or [F, W, H, n, n], or None."""
+    def forward(self, x: Tensor, bias: Tensor | AttentionBias | None) -> Tensor:
+        """[F, rows, cols, C] to the same, under a bias that broadcasts to [F, W, H, n, n], or None."""
         frames, rows, cols, dim = x.shape
         (height, width), (down, right) = self.window
         x = F.pad(x, (0, 0, 0, _pad_to(cols, width), 0, _pad_to(rows, height)))
@@ -103,14 +68,8 @@ class WindowAttention(nn.Module):
         windows = window_partition(x, self.window.size_hw)  # [F, W, n, C]
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # each [F, W, H, n, d]
-        if bias is not None and bias.ndim == 4:
-            bias = bias[:, None]
-        if self.table is not None:
-            bias = self.table()
-        if shifted:
-            mask = _shift_mask((rows, cols), self.window, query.dtype, query.device)
-            bias = mask if bias is None else bias.to(query.dtype) + mask
-        out = attention(query, key, value, bias, implementation="explicit").transpose(2, 3).flatten(3)
+        mask = _shift_mask((rows, cols), self.window, query.dtype, query.device) if shifted else None
+        out = attention(query, key, value, bias, implementation="explicit", mask=mask).transpose(2, 3).flatten(3)
         out = self.proj(out)
         out = out.unflatten(1, (padded_rows // height, -1)).unflatten(3, (height, width))
         out = out.transpose(2, 3).reshape(frames, padded_rows, padded_cols, dim)
@@ -122,15 +81,15 @@ class WindowAttention(nn.Module):
 class SwinBlock(nn.Module):
     """Window attention and MLP, each behind a LayerNorm, with residuals and stochastic depth (one draw a sequence)."""
 
-    def __init__(self, dim: int, num_heads: int, window: Window, table: bool, mlp_ratio: float, drop_path: float):
+    def __init__(self, dim: int, num_heads: int, window: Window, mlp_ratio: float, drop_path: float) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window, table)
+        self.attn = WindowAttention(dim, num_heads, window)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
-    def forward(self, x: Tensor, bias: Tensor | None, num_sequences: int) -> Tensor:
+    def forward(self, x: Tensor, bias: Tensor | AttentionBias | None, num_sequences: int) -> Tensor:
         """[F, rows, cols, C] to the same; frames of one sequence are neighbours and equally many in each."""
         x = x + self._drop(self.attn(self.norm1(x), bias), num_sequences)
         return x + self._drop(self.mlp(self.norm2(x)), num_sequences)
@@ -162,36 +121,28 @@ class SwinStage(nn.Module):
         num_heads: int,
         grid_hw: tuple[int, int],
         window_size: tuple[int, int],
-        bias: WindowBias,
+        bias: PositionBiasSettings,
         mlp_ratio: float,
         drop_path: Sequence[float],
         widen: bool,
     ) -> None:
         super().__init__()
         self.grid_hw = grid_hw
-        self.keypoint_grid = bias.keypoint_grid
         # A window as large as the map has no neighbours to shift towards.
         half = tuple(0 if size >= cells else size // 2 for size, cells in zip(window_size, grid_hw, strict=True))
         self.windows = [Window(window_size, (0, 0) if block % 2 == 0 else (half[0], half[1])) for block in range(depth)]
         self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, window, bias.position_bias == "table", mlp_ratio, drop_path[block])
+            SwinBlock(dim, num_heads, window, mlp_ratio, drop_path[block])
             for block, window in enumerate(self.windows)
         )
-        self.kprpe = bias.make_kprpe(num_heads, depth)
+        self.position_bias = PositionBias(bias, num_heads, dim // num_heads, depth, window_size)
         self.downsample = (
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim, bias=False)) if widen else nn.Identity()
         )
 
     def forward(self, x: Tensor, keypoints: Tensor | None, visibility: Tensor | None, num_sequences: int) -> Tensor:
         """[F, rows, cols, C], [F, L, 2], [F, L] to [F, rows, cols, C or 2 C]."""
-        biases: Sequence[Tensor | None] = [None] * len(self.blocks)
-        if self.kprpe is not None:
-            if keypoints is None:
-                raise ValueError("position_bias kprpe needs keypoints, got None")
-            if self.keypoint_grid == "image":
-                biases = self.kprpe(keypoints, self.grid_hw, visibility, self.windows)
-            else:
-                biases = self.kprpe(keypoints, self.windows[0].size_hw, visibility)
+        biases = self.position_bias(self.grid_hw, keypoints, visibility, self.windows)
         for block, bias in zip(self.blocks, biases, strict=True):
             x = block(x, bias, num_sequences)
         return self.downsample(x)
@@ -237,7 +188,7 @@ class SwinTransformer2D(nn.Module):
         depths: Sequence[int],
         num_heads: Sequence[int],
         window_size: tuple[int, int],
-        bias: WindowBias,
+        bias: PositionBiasSettings,
         mlp_ratio: float,
         drop_path_rate: float,
     ) -> None:

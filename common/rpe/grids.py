@@ -6,11 +6,12 @@ that a shifted-window block attends in (what the public code does for face Swin)
 Shape letters: N = rows * cols positions, W windows, n positions of a window.
 """
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+
+from common.rpe.tables import constant_table
 
 __all__ = ["Window", "grid_centres", "window_centres", "window_partition"]
 
@@ -22,18 +23,23 @@ class Window(NamedTuple):
     shift_hw: tuple[int, int] = (0, 0)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is first built while evaluating must serve training too
-def grid_centres(grid_hw: tuple[int, int], dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
+@constant_table(maxsize=64)
+def grid_centres(
+    grid_hw: tuple[int, int], dtype: torch.dtype, device: torch.device | str = "cpu", extra_tokens: int = 0
+) -> Tensor:
     """Centres of the cells of a grid. Cached: treat the result as read-only.
+
+    Extra tokens have no position. They are put at the image's centre, and it makes no difference to attention where:
+    all keys are in one bucket for such a query, and softmax ignores what is the same for all keys.
 
     Args:
         grid_hw: (rows, cols), both >= 1.
         dtype: floating point.
         device: where the result lives.
+        extra_tokens: E, tokens without a position.
 
     Returns:
-        [N, 2], (x, y) as fractions of the image, row by row.
+        [E + N, 2], (x, y) as fractions of the image: extra tokens, then the grid row by row.
 
     Raises:
         ValueError: an empty grid.
@@ -41,13 +47,15 @@ def grid_centres(grid_hw: tuple[int, int], dtype: torch.dtype, device: torch.dev
     rows, cols = grid_hw
     if rows < 1 or cols < 1:
         raise ValueError(f"grid_hw must be (rows, cols), both >= 1, got {grid_hw}")
-    return _centres(rows, cols, rows, cols).reshape(-1, 2).to(device, dtype)
+    centres = _centres(rows, cols, rows, cols).reshape(-1, 2)
+    middle = torch.full((extra_tokens, 2), 0.5, dtype=centres.dtype, device="cpu")
+    return torch.cat([middle, centres]).to(device, dtype)
 
 
 def _centres(padded_rows: int, padded_cols: int, rows: int, cols: int) -> Tensor:
     """[padded_rows, padded_cols, 2]; cells of the padding lie beyond 1, with the pitch of the image's own."""
-    y = (torch.arange(padded_rows, dtype=torch.float64) + 0.5) / rows
-    x = (torch.arange(padded_cols, dtype=torch.float64) + 0.5) / cols
+    y = (torch.arange(padded_rows, dtype=torch.float64, device="cpu") + 0.5) / rows
+    x = (torch.arange(padded_cols, dtype=torch.float64, device="cpu") + 0.5) / cols
     return torch.stack([x[None, :].expand(padded_rows, -1), y[:, None].expand(-1, padded_cols)], dim=-1)
 
 
@@ -65,8 +73,7 @@ def window_partition(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return x.reshape(*lead, -1, height * width, channels)
 
 
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # what is first built while evaluating must serve training too
+@constant_table(maxsize=64)
 def window_centres(
     grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Tensor:

@@ -14,72 +14,70 @@ f is affine in the query's position, which the default implementation uses: with
 
     f(P)[i, k] = M_i . S_k + (b_k - sum_l v_l P_l . w_lk),
 
-so an image needs three numbers a bucket and head (x slope, y slope, intercept), not K numbers a position.
-`implementation="direct"` builds f(P) position by position instead; it is the reference that tests compare with.
+so what depends on the image is one number a bucket and head (three with visibilities, which make S the image's own),
+not K numbers a position; M_i . S_k is computed once for the batch. Nothing that grows with the batch but these numbers
+is kept for the backward pass. `implementation="direct"` builds f(P) position by position instead; it is the reference
+that tests compare with.
+
+Extra tokens without a position (a class token, registers) come first and have a bucket of their own.
 
 Coordinates: (x, y) as fractions of the image, x right and y down.
 Shape letters: B batch, L keypoints, D layers, H heads, G head groups (H for multi-head, else 1), K buckets,
-N queries of a grid, W windows, n positions of a window, R bucket tables (grids of rows and columns: cross).
+E extra tokens, N = E + rows * cols queries, W windows, n positions of a window (N where there are no windows),
+R bucket tables (grids of rows and columns: cross).
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Literal, NamedTuple, get_args, overload
 
 import torch
 from torch import Tensor, nn
 
 from common.keypoints.transforms import check_fractions
+from common.rpe.attention import AttentionBias, CompactTables
 from common.rpe.buckets import DistanceMethod, bucket_ids, num_buckets
 from common.rpe.grids import Window, grid_centres, window_centres
+from common.rpe.lookup import look_up
+from common.rpe.tables import constant_table
 
-__all__ = ["KeypointRPE", "KeypointRPEForm", "LayerBiases"]
+__all__ = ["KeypointBias", "KeypointRPE", "KeypointRPEForm", "LayerBiases"]
 
 KeypointRPEForm = Literal["absolute", "relative", "multihead"]
 
-# Above this many entries the one-hot matrix of the affine form would cost more memory than it saves time.
-_LARGEST_BASIS = 32 * 1024 * 1024
+
+class _Features(NamedTuple):
+    """What f(P) is made of, for all layers."""
+
+    slope: Tensor | None
+    """S: [D, G, K, 2], with visibilities [B, D, G, K, 2]; None for the absolute form."""
+
+    intercept: Tensor
+    """[B, D, G, K]"""
 
 
 class _Place(NamedTuple):
-    """Everything that positions and buckets follow from; tables of it are shared by layers and modules."""
+    """Everything that positions and buckets follow from."""
 
     grid_hw: tuple[int, int]
-    method: DistanceMethod
-    ratio: float
     window: Window | None
-    dtype: torch.dtype
-    device: torch.device
 
-    def geometry(self) -> tuple[Tensor, Tensor]:
-        """Query centres [W, n, 2] and bucket ids [R, n, n]; W is 1 at image level."""
-        if self.window is None:
-            centres = grid_centres(self.grid_hw, self.dtype, self.device)[None]
-            return centres, bucket_ids(self.grid_hw, self.method, self.ratio, self.device)
-        centres = window_centres(self.grid_hw, self.window, self.dtype, self.device)
-        return centres, bucket_ids(self.window.size_hw, self.method, self.ratio, self.device)
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        """(rows, cols) of what attention sees."""
+        return self.grid_hw if self.window is None else self.window.size_hw
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # what is first built while evaluating must serve training too
-def _bucket_basis(place: _Place) -> Tensor:
-    """[3, K, W * n * n]: one-hot buckets times the query's x, its y, and 1.
-
-    A look-up written as a product with it has a product as its backward too, instead of a scatter.
-    """
-    centres, ids = place.geometry()
-    one_hot = nn.functional.one_hot(ids, num_buckets(place.method, place.ratio)).sum(0).to(place.dtype)  # [n, n, K]
-    weights = torch.cat([centres, torch.ones_like(centres[..., :1])], dim=-1)  # [W, n, 3]
-    basis = torch.einsum("wnc,nmk->ckwnm", weights, one_hot)
-    return basis.reshape(3, one_hot.shape[-1], -1)
-
-
-def _look_up(table: Tensor, ids: Tensor) -> Tensor:
-    """out[..., i, j] = sum over tables r of table[..., i, ids[r, i, j]]; table is [..., n, K], ids [R, n, n]."""
-    index = ids.expand(*table.shape[:-2], *ids.shape) if table.ndim > 2 else ids
-    # [..., R, n, K] gathered along K; expand does not copy.
-    spread = table.unsqueeze(-3).expand(*table.shape[:-2], ids.shape[0], *table.shape[-2:])
-    return spread.gather(-1, index).sum(-3)
+@constant_table(maxsize=64)
+def _pair_positions(
+    grid_hw: tuple[int, int], window: Window | None, dtype: torch.dtype, device: torch.device, extra_tokens: int
+) -> Tensor:
+    """[2, W, 1, n, n]: x and y of the query of every pair."""
+    if window is None:
+        centres = grid_centres(grid_hw, dtype, device, extra_tokens)[None]
+    else:
+        centres = window_centres(grid_hw, window, dtype, device)
+    queries = centres.shape[1]
+    return centres.permute(2, 0, 1)[:, :, None, :, None].repeat(1, 1, 1, 1, queries)
 
 
 class LayerBiases(Sequence[Tensor]):
@@ -89,7 +87,7 @@ class LayerBiases(Sequence[Tensor]):
     a grid of the window's size, [B, W, H, n, n] where the image's grid is cut into windows.
     """
 
-    def __init__(self, rpe: "KeypointRPE", features: Tensor, place: "list[tuple[tuple[int, int], Window | None]]"):
+    def __init__(self, rpe: "KeypointRPE", features: "_Features | Tensor", place: "list[_Place]") -> None:
         self._rpe = rpe
         self._features = features
         self._place = place
@@ -104,10 +102,38 @@ class LayerBiases(Sequence[Tensor]):
     def __getitem__(self, layer: int | slice) -> Tensor | Sequence[Tensor]:
         if isinstance(layer, slice):
             return [self[index] for index in range(*layer.indices(len(self)))]
+        return self.layer(layer).tensor()
+
+    def layer(self, layer: int) -> "KeypointBias":
+        """The bias of one layer before it is written out for every pair; `attention` takes it as it is."""
         if not -len(self) <= layer < len(self):
             raise IndexError(f"layer {layer} of {len(self)}")
         layer %= len(self)
-        return self._rpe._layer_bias(layer, self._features, *self._place[layer])
+        return KeypointBias(self._rpe, layer, self._features, self._place[layer])
+
+
+class KeypointBias(AttentionBias):
+    """The bias of one layer, not yet computed: attention reads it from compact tables where that pays."""
+
+    def __init__(self, rpe: "KeypointRPE", layer: int, features: _Features | Tensor, place: _Place) -> None:
+        self._rpe = rpe
+        self._layer = layer
+        self._features = features
+        self._place = place
+
+    def tensor(self) -> Tensor:
+        """[B, H, N, N], or [B, W, H, n, n] in windows."""
+        return self._rpe._layer_bias(self._layer, self._features, self._place)
+
+    def logits(self, query: Tensor, key: Tensor) -> Tensor:
+        """As `tensor`; queries and keys play no part."""
+        return self.tensor()
+
+    def compact(self) -> CompactTables | None:
+        """The tables that every pair's value follows from; None in windows and for the direct implementation."""
+        if isinstance(self._features, Tensor) or self._place.window is not None:
+            return None
+        return self._rpe._compact(self._layer, self._features, self._place)
 
 
 class KeypointRPE(nn.Module):
@@ -122,6 +148,7 @@ class KeypointRPE(nn.Module):
         method: how an offset becomes a bucket, see `common.rpe.buckets`.
         ratio: r, scales the piecewise index; the papers' is 1.9.
         implementation: "affine" (default) or "direct" (the definition, for tests and comparison).
+        extra_tokens: E >= 0, tokens without a position before those of the grid, at image level.
 
     Raises:
         ValueError: a setting out of range or unknown.
@@ -148,6 +175,7 @@ class KeypointRPE(nn.Module):
         method: DistanceMethod = "product",
         ratio: float = 1.9,
         implementation: Literal["affine", "direct"] = "affine",
+        extra_tokens: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (
@@ -169,17 +197,20 @@ class KeypointRPE(nn.Module):
         self.method = method
         self.ratio = ratio
         self.implementation = implementation
-        self.num_buckets = num_buckets(method, ratio)
+        self.extra_tokens = extra_tokens
+        self.num_buckets = num_buckets(method, ratio, extra_tokens)
         self.head_groups = num_heads if form == "multihead" else 1
         self.weight_layers = 1 if shared else num_layers
         outputs = self.weight_layers * self.head_groups * self.num_buckets
         self.weight = nn.Parameter(torch.zeros(outputs, 2 * num_keypoints))
         self.bias = nn.Parameter(torch.zeros(outputs))
+        self._folded = _Folded()
 
     def extra_repr(self) -> str:
         return (
             f"num_keypoints={self.num_keypoints}, num_heads={self.num_heads}, num_layers={self.num_layers}, "
-            f"form={self.form}, shared={self.shared}, method={self.method}, ratio={self.ratio}"
+            f"form={self.form}, shared={self.shared}, method={self.method}, ratio={self.ratio}, "
+            f"extra_tokens={self.extra_tokens}"
         )
 
     def forward(
@@ -217,14 +248,14 @@ class KeypointRPE(nn.Module):
                 # (At exactly 0 the visibility's own gradient is therefore that of a keypoint at (0, 0).)
                 points = torch.where(weights[..., None] > 0, points, torch.zeros_like(points))
             if self.implementation == "affine":
-                features = self._affine_features(points, weights)
+                features: _Features | Tensor = self._affine_features(points, weights)
             else:
                 features = torch.cat(
                     [points, (torch.ones_like(points[..., 0]) if weights is None else weights)[..., None]], -1
                 )
         grid_hw = (int(grid_hw[0]), int(grid_hw[1]))
-        place = [(grid_hw, None if windows is None else windows[layer]) for layer in range(self.num_layers)]
-        return LayerBiases(self, features, place)
+        places = [_Place(grid_hw, None if windows is None else windows[layer]) for layer in range(self.num_layers)]
+        return LayerBiases(self, features, places)
 
     def _check(self, keypoints: Tensor, visibility: Tensor | None, windows: Sequence[Window] | None) -> None:
         if keypoints.ndim != 3 or keypoints.shape[1:] != (self.num_keypoints, 2):
@@ -235,6 +266,8 @@ class KeypointRPE(nn.Module):
             raise ValueError(f"visibility must have shape {list(keypoints.shape[:2])}, got {list(visibility.shape)}")
         if windows is not None and len(windows) != self.num_layers:
             raise ValueError(f"windows must name one window for each of {self.num_layers} layers, got {len(windows)}")
+        if windows is not None and self.extra_tokens:
+            raise ValueError(f"windows hold no extra tokens, but this KP-RPE was built for {self.extra_tokens}")
         if keypoints.device.type == "cpu" and not torch.compiler.is_compiling():
             if visibility is not None and not bool(((visibility >= 0) & (visibility <= 1)).all()):
                 low, high = (float(v) for v in visibility.detach().aminmax())
@@ -245,47 +278,106 @@ class KeypointRPE(nn.Module):
         """[D, G, K, L, 2]"""
         return self.weight.view(self.weight_layers, self.head_groups, self.num_buckets, self.num_keypoints, 2)
 
-    def _affine_features(self, points: Tensor, visibility: Tensor | None) -> Tensor:
-        """[B, 3, D, G, K]: x slope, y slope and intercept of f(P) in the query's position."""
+    def _affine_features(self, points: Tensor, visibility: Tensor | None) -> _Features:
         weight = self._weight_view().to(points.dtype)
-        batch = len(points)
         seen = points if visibility is None else points * visibility[..., None]
         sign = 1.0 if self.form == "absolute" else -1.0
-        moved = sign * (seen.flatten(1) @ weight.flatten(3).flatten(0, 2).T)
-        intercept = (self.bias.to(points.dtype) + moved).view(batch, *weight.shape[:3])
+        moved = seen.flatten(1) @ weight.flatten(3).flatten(0, 2).T
+        intercept = torch.add(self.bias.to(points.dtype), moved, alpha=sign).unflatten(1, weight.shape[:3])
         if self.form == "absolute":
-            slopes = torch.zeros_like(intercept)[:, None].expand(-1, 2, *[-1] * 3)
-        elif visibility is None:
-            slopes = weight.sum(3).permute(3, 0, 1, 2).expand(batch, -1, -1, -1, -1)
-        else:
-            slopes = torch.einsum("bl,dgklc->bcdgk", visibility, weight)
-        return torch.cat([slopes, intercept[:, None]], dim=1)
+            return _Features(None, intercept)
+        if visibility is None:
+            return _Features(weight.sum(3), intercept)
+        return _Features(torch.einsum("bl,dgklc->bdgkc", visibility, weight), intercept)
 
-    def _layer_bias(self, layer: int, features: Tensor, grid_hw: tuple[int, int], window: Window | None) -> Tensor:
+    def _layer_bias(self, layer: int, features: _Features | Tensor, place: _Place) -> Tensor:
         layer = 0 if self.shared else layer
-        with torch.autocast(features.device.type, enabled=False):
-            place = _Place(grid_hw, self.method, self.ratio, window, features.dtype, features.device)
-            if self.implementation == "direct":
-                bias = self._direct_bias(layer, features, *place.geometry())
+        with torch.autocast(self.weight.device.type, enabled=False):
+            if isinstance(features, Tensor):
+                bias = self._direct_bias(layer, features, place)
             else:
-                bias = self._affine_bias(features[:, :, layer], place)
+                bias = self._affine_bias(layer, features, place)
         bias = bias.expand(-1, -1, self.num_heads, -1, -1)
-        return bias if window is not None else bias[:, 0]
+        return bias if place.window is not None else bias[:, 0]
 
-    def _affine_bias(self, features: Tensor, place: _Place) -> Tensor:
-        """features [B, 3, G, K] of one layer to [B, W, G, n, n]."""
-        centres, ids = place.geometry()
-        windows, queries = centres.shape[:2]
-        if 3 * self.num_buckets * windows * queries**2 <= _LARGEST_BASIS:
-            basis = _bucket_basis(place)
-            flat = features.permute(0, 2, 1, 3).flatten(2) @ basis.flatten(0, 1)  # [B, G, W n n]
-            return flat.unflatten(-1, (windows, queries, queries)).transpose(1, 2)
-        slope_x, slope_y, intercept = features[:, None, :, :, None, :].unbind(2)  # each [B, 1, G, 1, K]
-        table = slope_x * centres[None, :, None, :, :1] + slope_y * centres[None, :, None, :, 1:] + intercept
-        return _look_up(table, ids)
+    def _ids(self, place: _Place, device: torch.device) -> Tensor:
+        """[R, n, n]"""
+        return bucket_ids(place.size_hw, self.method, self.ratio, device, self.extra_tokens)
 
-    def _direct_bias(self, layer: int, features: Tensor, centres: Tensor, ids: Tensor) -> Tensor:
+    def _centres(self, place: _Place, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """[W, n, 2]; W is 1 where there are no windows."""
+        if place.window is None:
+            return grid_centres(place.grid_hw, dtype, device, self.extra_tokens)[None]
+        return window_centres(place.grid_hw, place.window, dtype, device)
+
+    def _affine_bias(self, layer: int, features: _Features, place: _Place) -> Tensor:
+        """[B, W, G, n, n]"""
+        intercept = features.intercept[:, layer]  # [B, G, K]
+        ids = self._ids(place, intercept.device)
+        if place.window is None and _by_query(ids.shape[-1], self.num_buckets):
+            return look_up(self._query_table(layer, features, place), ids)[:, None]
+        # The windows of an image differ by their positions alone, and a window has fewer keys than there are buckets:
+        # read the buckets of all pairs first, then multiply by the positions.
+        flat = ids.flatten(1)
+        constant = _select(intercept, flat)[:, None]  # [B, 1, G, n n]
+        if features.slope is None:
+            pairs = constant.expand(-1, -1 if place.window is None else self._windows(place), -1, -1)
+        elif features.slope.ndim == 4:
+            pairs = constant + self._static(layer, features.slope, place, pairs=True)
+        else:
+            x, y = self._positions(place, constant.dtype, constant.device)
+            across, down = _select(features.slope[:, layer].movedim(-1, 0), flat)[:, :, None]  # [B, 1, G, n n]
+            pairs = torch.addcmul(torch.addcmul(constant, across, x), down, y)
+        return pairs.unflatten(-1, ids.shape[1:])
+
+    def _query_table(self, layer: int, features: _Features, place: _Place) -> Tensor:
+        """[B, G, N, K]: f(P) of every query."""
+        intercept = features.intercept[:, layer, :, None]
+        if features.slope is None:
+            return intercept.expand(-1, -1, self._ids(place, intercept.device).shape[-1], -1)
+        if features.slope.ndim == 4:
+            return intercept + self._static(layer, features.slope, place, pairs=False)
+        centres = self._centres(place, intercept.dtype, intercept.device)[0]
+        return intercept + centres @ features.slope[:, layer].mT
+
+    def _compact(self, layer: int, features: _Features, place: _Place) -> CompactTables:
+        layer = 0 if self.shared else layer
+        intercept = features.intercept[:, layer]
+        if features.slope is None:
+            slope = intercept.new_zeros(1, *intercept.shape[1:], 2)
+        else:
+            slope = features.slope[None, layer] if features.slope.ndim == 4 else features.slope[:, layer]
+        centres = self._centres(place, intercept.dtype, intercept.device)[0]
+        return CompactTables(slope, intercept, centres, self._ids(place, intercept.device))
+
+    def _windows(self, place: _Place) -> int:
+        return len(self._centres(place, torch.float32, torch.device("cpu")))
+
+    def _positions(self, place: _Place, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """[2, W, 1, n n]"""
+        return _pair_positions(place.grid_hw, place.window, dtype, device, self.extra_tokens).flatten(3)
+
+    def _static(self, layer: int, slope: Tensor, place: _Place, pairs: bool) -> Tensor:
+        """M . S of one layer, which the batch shares: [G, N, K] for queries, [W, G, n n] for pairs."""
+        folded = self._folded.tables(self.weight)
+        key = (layer, place, pairs)
+        if folded is not None and key in folded:
+            return folded[key]
+        dtype, device = slope.dtype, slope.device
+        if pairs:
+            x, y = self._positions(place, dtype, device)
+            across, down = _select(slope[layer].movedim(-1, 0), self._ids(place, device).flatten(1))
+            static = across * x + down * y
+        else:
+            static = self._centres(place, dtype, device)[0] @ slope[layer].mT
+        if folded is not None:
+            with torch.inference_mode(False):  # what is kept while evaluating must serve any later use
+                folded[key] = static.clone()
+        return static
+
+    def _direct_bias(self, layer: int, features: Tensor, place: _Place) -> Tensor:
         """The definition: f(P) for every query, then the look-up. Returns [B, W, G, n, n]."""
+        centres = self._centres(place, features.dtype, features.device)
         weight = self._weight_view()[layer].to(features.dtype)  # [G, K, L, 2]
         offset = self.bias.view(self.weight_layers, self.head_groups, self.num_buckets)[layer]
         points, visibility = features[..., :2], features[..., 2]  # [B, L, 2], [B, L]
@@ -294,4 +386,52 @@ class KeypointRPE(nn.Module):
         else:
             seen = (centres[None, :, :, None] - points[:, None, None]) * visibility[:, None, None, :, None]
         table = torch.einsum("bwnlc,gklc->bwgnk", seen, weight) + offset[:, None].to(features.dtype)
-        return _look_up(table, ids)
+        return look_up(table, self._ids(place, features.device))
+
+
+def _by_query(positions: int, buckets: int) -> bool:
+    """Whether a table with K values a query is cheaper than reading the buckets of all pairs of positions first."""
+    return 2 * positions >= buckets
+
+
+def _select(values: Tensor, flat_ids: Tensor) -> Tensor:
+    """[..., K] and [R, pairs] to [..., pairs], summed over the tables."""
+    out = values.index_select(-1, flat_ids[0])
+    for more in flat_ids[1:]:
+        out = out + values.index_select(-1, more)
+    return out
+
+
+class _Folded:
+    """Tables of frozen weights, computed once.
+
+    Whether the weights are still the same is seen by comparing values, since version counters miss a write through
+    `.data`. On a CPU that costs microseconds; on an accelerator it would make the host wait in every forward, for
+    tables that are one small product there, so they are computed afresh.
+    """
+
+    _LARGEST = 256
+
+    def __init__(self) -> None:
+        self._weight: Tensor | None = None
+        self._tables: dict[tuple[int, _Place, bool], Tensor] = {}
+
+    def __deepcopy__(self, memo: object) -> "_Folded":
+        return _Folded()
+
+    def __reduce__(self) -> tuple[type["_Folded"], tuple[()]]:
+        return _Folded, ()
+
+    def tables(self, weight: Tensor) -> dict[tuple[int, _Place, bool], Tensor] | None:
+        """Where to find and keep tables of this weight; None where they may not be kept."""
+        if torch.compiler.is_compiling() or weight.device.type != "cpu":
+            return None
+        if torch.is_grad_enabled() and weight.requires_grad:
+            return None
+        known = self._weight
+        if known is None or known.dtype != weight.dtype or not torch.equal(known, weight):
+            self._weight = weight.detach().clone()
+            self._tables = {}
+        if len(self._tables) >= self._LARGEST:
+            self._tables = {}
+        return self._tables

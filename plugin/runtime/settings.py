@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common.keypoints import COCO_17
-from common.rpe import DistanceMethod, KeypointRPEForm
+from common.rpe import DistanceMethod, KeypointGrid, KeypointRPEForm, PositionBiasName, PositionBiasSettings
+from common.rpe.image_rpe import ImageRPEPlaces
 from common.runtime.settings import ConfigError, load_settings
-from plugin.swin import KeypointGrid, PositionBias
 from plugin.transforms import PairedComposeSettings
 
 __all__ = ["GaitSettings", "load_gait_settings"]
@@ -253,13 +253,15 @@ class BackboneSettings:
     window_size: tuple[int, int] = (3, 5)
     mlp_ratio: float = 4.0
     drop_path_rate: float = 0.1
-    position_bias: PositionBias = "kprpe"
+    position_bias: PositionBiasName = "kprpe"
     num_keypoints: int = 17
     keypoint_grid: KeypointGrid = "window"
     form: KeypointRPEForm = "multihead"
     shared: bool = False
     method: DistanceMethod = "product"
     ratio: float = 1.9
+    irpe_on: ImageRPEPlaces = "k"
+    irpe_per_head: bool = False
     confidence: Literal["weight", "threshold", "ignore"] = "weight"
     min_confidence: float = 0.1
 
@@ -273,6 +275,7 @@ class BackboneSettings:
             mlp_ratio=self.mlp_ratio,
             **{f"{n}[{i}]": v for n in ("channels", "layers", "num_heads") for i, v in enumerate(getattr(self, n))},
         )
+        PositionBiasSettings(position_bias=self.position_bias, irpe_on=self.irpe_on)
         _within(0, 1, min_confidence=self.min_confidence)
         _within(0.5, 1000, ratio=self.ratio)
         if not 0 <= self.drop_path_rate < 1:

@@ -48,7 +48,7 @@ def walkers(rng, sequences=1, frames=2, height=64, width=44):
 
 
 @pytest.mark.parametrize("width", [44, 64])
-@pytest.mark.parametrize("position_bias", ["none", "table", "kprpe"])
+@pytest.mark.parametrize("position_bias", ["none", "table", "irpe_bias", "irpe", "kprpe"])
 def test_shapes(position_bias, width, rng):
     backbone = SwinGait2DBackbone(position_bias=position_bias).eval()
     silhouettes, keypoints = walkers(rng, 2, 3, 64, width)
@@ -138,7 +138,7 @@ def test_missing_joints_may_be_anywhere(confidence, garbage, rng):
         backbone.zero_grad()
         out = backbone(silhouettes, points)
         out.square().sum().backward()
-        results.append([out.detach(), backbone.transformer.layers[0].kprpe.weight.grad.clone()])
+        results.append([out.detach(), backbone.transformer.layers[0].position_bias.kprpe.weight.grad.clone()])
     for clean, found in zip(*results, strict=True):
         assert torch.equal(clean, found)
 
@@ -183,19 +183,19 @@ def make_symmetric(backbone):
             if isinstance(module, torch.nn.Conv2d):
                 module.weight.copy_((module.weight + module.weight.flip(-1)) / 2)
         for stage in backbone.transformer.layers:
-            for block in stage.blocks:
-                if block.attn.table is not None:
-                    rows, cols = block.attn.table.window_size
-                    table = block.attn.table.relative_position_bias_table
-                    grid = table.view(2 * rows - 1, 2 * cols - 1, -1)
-                    table.copy_(((grid + grid.flip(1)) / 2).reshape_as(table))
-            if stage.kprpe is not None:
+            for rpe in stage.position_bias.tables:
+                rows, cols = rpe.window_size
+                table = rpe.relative_position_bias_table
+                grid = table.view(2 * rows - 1, 2 * cols - 1, -1)
+                table.copy_(((grid + grid.flip(1)) / 2).reshape_as(table))
+            kprpe = stage.position_bias.kprpe
+            if kprpe is not None:
                 side = 7  # 7 x 7 buckets of the product method at 1.9, rows times columns
-                weight = stage.kprpe.weight.view(-1, side, side, 17, 2)
+                weight = kprpe.weight.view(-1, side, side, 17, 2)
                 mirrored = weight.flip(2)[:, :, :, COCO_17.flip_order] * torch.tensor([-1.0, 1.0]).double()
-                stage.kprpe.weight.copy_(((weight + mirrored) / 2).reshape_as(stage.kprpe.weight))
-                offset = stage.kprpe.bias.view(-1, side, side)
-                stage.kprpe.bias.copy_(((offset + offset.flip(2)) / 2).flatten())
+                kprpe.weight.copy_(((weight + mirrored) / 2).reshape_as(kprpe.weight))
+                offset = kprpe.bias.view(-1, side, side)
+                kprpe.bias.copy_(((offset + offset.flip(2)) / 2).flatten())
 
 
 @pytest.mark.parametrize(("position_bias", "grid"), [("table", "window"), ("kprpe", "window"), ("kprpe", "image")])
@@ -241,7 +241,7 @@ def test_keys_of_opengait(rng):
         "Backbone.layer0.0.weight": (4, 1, 3, 3),
         "Backbone.layer2.1.bn1.weight": (6,),
         "Backbone.transformer.patch_embed.proj.weight": (16, 6, 2, 2),
-        "Backbone.transformer.layers.0.blocks.1.attn.table.relative_position_bias_table": (45, 2),
+        "Backbone.transformer.layers.0.position_bias.tables.1.relative_position_bias_table": (45, 2),
         "FCs.fc_bin": (16, 512, 256),
     }
     own = small(rng, position_bias="table").state_dict()
@@ -253,8 +253,8 @@ def test_keys_of_opengait(rng):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"position_bias": "rope"}, "position_bias must be one of none, table, kprpe, got 'rope'"),
-        ({"keypoint_grid": "patch"}, "keypoint_grid must be window or image, got 'patch'"),
+        ({"position_bias": "rope"}, "position_bias must be one of none, table, irpe_bias, irpe, kprpe, got 'rope'"),
+        ({"keypoint_grid": "patch"}, "keypoint_grid must be one of window, image, got 'patch'"),
         ({"confidence": "drop"}, "confidence must be one of weight, threshold, ignore, got 'drop'"),
         ({"channels": (4,)}, r"need 2 channels and 4 layers, got \[4\]"),
         ({"layers": (1, 1, 1)}, r"need 2 channels and 4 layers.*\[1, 1, 1\]"),

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from common.rpe import Window
-from plugin.swin import SwinBlock, SwinTransformer2D, WindowAttention, WindowBias
+from common.rpe import PositionBiasSettings, TableRPE, Window
+from plugin.swin import SwinBlock, SwinTransformer2D, WindowAttention
 
 
 def attention_by_loop(attn, x, bias_of):
@@ -67,7 +67,7 @@ LAYERS = {
 def test_window_attention_equals_the_definition(layer, kind, rng):
     (rows, cols), window = LAYERS[layer]
     frames, dim, heads, n = 2, 8, 2, math.prod(window.size_hw)
-    attn = WindowAttention(dim, heads, window, table=kind == "table").double()
+    attn = WindowAttention(dim, heads, window).double()
     for parameter in attn.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=rng, dtype=torch.float64))
     x = torch.randn(frames, rows, cols, dim, generator=rng, dtype=torch.float64)
@@ -76,24 +76,24 @@ def test_window_attention_equals_the_definition(layer, kind, rng):
     if kind == "none":
         bias, bias_of = None, lambda *_: 0.0
     elif kind == "table":
-        table = attn.table()
-        bias, bias_of = None, lambda frame, w, head, i, j: float(table[head, i, j])
+        table = TableRPE(window.size_hw, heads).double()()
+        bias, bias_of = table, lambda frame, w, head, i, j: float(table[head, i, j])
     elif kind == "frame":
-        bias, bias_of = full[:, 0], lambda frame, w, head, i, j: float(full[frame, 0, head, i, j])
+        bias, bias_of = full[:, :1], lambda frame, w, head, i, j: float(full[frame, 0, head, i, j])
     else:
         bias, bias_of = full, lambda *place: float(full[place])
     torch.testing.assert_close(attn(x, bias), attention_by_loop(attn, x, bias_of), rtol=1e-11, atol=1e-11)
 
 
 def test_the_mask_is_built_while_evaluating_and_used_in_training():
-    attn = WindowAttention(4, 2, Window((2, 3), (1, 2)), table=True)
+    attn, table = WindowAttention(4, 2, Window((2, 3), (1, 2))), TableRPE((2, 3), 2)
     x = torch.randn(1, 4, 9, 4)
     with torch.inference_mode():
-        before = attn(x, None)
-    after = attn(x, None)
+        before = attn(x, table())
+    after = attn(x, table())
     after.sum().backward()
     assert torch.equal(before, after)
-    assert attn.table.relative_position_bias_table.grad.abs().sum() > 0
+    assert table.relative_position_bias_table.grad.abs().sum() > 0
 
 
 def transformer(position_bias, **settings):
@@ -109,7 +109,9 @@ def transformer(position_bias, **settings):
         "drop_path_rate": 0.0,
     }
     grid = settings.pop("keypoint_grid", "window")
-    bias = WindowBias(position_bias=position_bias, num_keypoints=5, keypoint_grid=grid)
+    bias = PositionBiasSettings(
+        position_bias=position_bias, num_keypoints=5, keypoint_grid=grid, irpe_on="k" if position_bias == "irpe_bias" else "qkv"
+    )
     return SwinTransformer2D(**{**options, **settings}, bias=bias).eval()
 
 
@@ -129,7 +131,9 @@ def test_fresh_kprpe_changes_nothing(grid, inputs):
     plain, kprpe = transformer("none"), transformer("kprpe", keypoint_grid=grid)
     missing, unexpected = kprpe.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
-    assert sorted(missing) == [f"layers.{stage}.kprpe.{name}" for stage in (0, 1) for name in ("bias", "weight")]
+    assert sorted(missing) == [
+        f"layers.{stage}.position_bias.kprpe.{name}" for stage in (0, 1) for name in ("bias", "weight")
+    ]
     with torch.no_grad():
         expected = plain(features, None, None, 2)
         assert torch.equal(kprpe(features, keypoints, visibility, 2), expected)
@@ -166,7 +170,7 @@ def test_stochastic_depth_drops_whole_sequences(rng):
     """Each branch is kept (and scaled) or dropped for all frames of a sequence together."""
     torch.manual_seed(0)
     sequences, frames, rate = 40, 3, 0.5
-    block = SwinBlock(8, 2, Window((2, 2)), table=False, mlp_ratio=2.0, drop_path=rate).double()
+    block = SwinBlock(8, 2, Window((2, 2)), mlp_ratio=2.0, drop_path=rate).double()
     torch.nn.init.zeros_(block.mlp.fc2.weight)
     torch.nn.init.zeros_(block.mlp.fc2.bias)
     x = torch.randn(sequences * frames, 4, 4, 8, generator=rng, dtype=torch.float64)

@@ -94,5 +94,5 @@ def test_bad_inputs(qkv):
         attention(*qkv, torch.zeros(2, 3, 5, 4))
     with pytest.raises(ValueError, match=r"bias must end in \[5, 5\]"):
         attention(*qkv, torch.zeros(5))
-    with pytest.raises(ValueError, match="implementation must be fused or explicit, got 'flash'"):
+    with pytest.raises(ValueError, match="implementation must be one of auto, fused, explicit, compact, got 'flash'"):
         attention(*qkv, implementation="flash")

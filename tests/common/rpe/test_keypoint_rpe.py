@@ -4,12 +4,15 @@ Every setting is compared in float64: forms, methods, shared or not, image grids
 cut into shifted windows that do not fit the map.
 """
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import nn
 
 import common.rpe.keypoint_rpe as keypoint_rpe_module
-from common.rpe import KeypointRPE, Window, bucket_ids, num_buckets
+from common.rpe import KeypointRPE, Window, attention, bucket_ids, num_buckets
 
 FORMS = ["absolute", "relative", "multihead"]
 METHODS = ["product", "euclidean", "quant", "cross"]
@@ -19,6 +22,7 @@ HEADS = 2
 PLACES = {
     "one cell": ((1, 1), None),
     "image": ((3, 4), None),
+    "class token": ((2, 3), None),
     "shifted windows": ((4, 4), [Window((2, 2)), Window((2, 2), (1, 1))]),
     "padded windows": ((3, 5), [Window((2, 3), (0, 2)), Window((2, 3), (1, 1))]),
 }
@@ -34,14 +38,15 @@ def filled(rng, num_keypoints, dtype=torch.float64, **settings):
     return rpe
 
 
-def centres_by_loop(grid_hw, window):
-    """For every window a list of (x, y), fractions of the image; one 'window' at image level."""
+def centres_by_loop(grid_hw, window, extra_tokens=0):
+    """For every window a list of (x, y), fractions of the image; one 'window' at image level, extra tokens first."""
     rows, cols = grid_hw
     height, width = (rows, cols) if window is None else window.size_hw
     down, right = (0, 0) if window is None else window.shift_hw
     padded_rows, padded_cols = -(-rows // height) * height, -(-cols // width) * width
     return [
-        [
+        [(0.5, 0.5)] * extra_tokens
+        + [
             (((left + x + right) % padded_cols + 0.5) / cols, ((top + y + down) % padded_rows + 0.5) / rows)
             for y in range(height)
             for x in range(width)
@@ -58,7 +63,7 @@ def definition(rpe, keypoints, visibility, grid_hw, windows, upstream=None):
         Biases, one [B, W, H, n, n] a layer; gradients to weight, bias, keypoints, visibility.
     """
     groups = HEADS if rpe.form == "multihead" else 1
-    buckets = num_buckets(rpe.method, rpe.ratio)
+    buckets = num_buckets(rpe.method, rpe.ratio, rpe.extra_tokens)
     weight, offset = rpe.weight.tolist(), rpe.bias.tolist()
     points, seen = keypoints.tolist(), visibility.tolist()
     to_weight, to_bias = torch.zeros_like(rpe.weight).tolist(), torch.zeros_like(rpe.bias).tolist()
@@ -66,8 +71,9 @@ def definition(rpe, keypoints, visibility, grid_hw, windows, upstream=None):
     biases = []
     for layer in range(rpe.num_layers):
         window = None if windows is None else windows[layer]
-        tables = bucket_ids(grid_hw if window is None else window.size_hw, rpe.method, rpe.ratio).tolist()
-        centres = centres_by_loop(grid_hw, window)
+        size_hw = grid_hw if window is None else window.size_hw
+        tables = bucket_ids(size_hw, rpe.method, rpe.ratio, extra_tokens=rpe.extra_tokens).tolist()
+        centres = centres_by_loop(grid_hw, window, rpe.extra_tokens)
         cells = range(len(centres[0]))
         own = 0 if rpe.shared else layer
         bias = torch.zeros(len(points), len(centres), HEADS, len(cells), len(cells), dtype=torch.float64)
@@ -99,18 +105,27 @@ def definition(rpe, keypoints, visibility, grid_hw, windows, upstream=None):
     return biases, [torch.tensor(g, dtype=torch.float64) for g in (to_weight, to_bias, to_points, to_seen)]
 
 
-@pytest.mark.parametrize("implementation", ["affine", "direct", "large grid"])
+@pytest.mark.parametrize("implementation", ["by query", "by pair", "direct"])
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("form", FORMS)
 def test_equals_the_definition(form, method, place, implementation, rng, monkeypatch):
-    if implementation == "large grid":  # the affine form without its one-hot matrix
-        monkeypatch.setattr(keypoint_rpe_module, "_LARGEST_BASIS", 0)
-        implementation = "affine"
+    if implementation != "direct":  # the two ways to compute the affine form
+        monkeypatch.setattr(keypoint_rpe_module, "_by_query", lambda *_: implementation == "by query")
+    fast_or_direct = "direct" if implementation == "direct" else "affine"
     grid_hw, windows = PLACES[place]
     batch, num_keypoints = {"one cell": (3, 17), "image": (1, 5), "shifted windows": (3, 1)}.get(place, (1, 2))
     shared = (FORMS.index(form) + METHODS.index(method) + list(PLACES).index(place)) % 2 == 1
-    rpe = filled(rng, num_keypoints, form=form, method=method, shared=shared, implementation=implementation)
+    extra_tokens = 2 if place == "class token" else 0
+    rpe = filled(
+        rng,
+        num_keypoints,
+        form=form,
+        method=method,
+        shared=shared,
+        implementation=fast_or_direct,
+        extra_tokens=extra_tokens,
+    )
     keypoints = torch.rand(batch, num_keypoints, 2, generator=rng, dtype=torch.float64).requires_grad_()
     visibility = (0.1 + 0.9 * torch.rand(batch, num_keypoints, generator=rng, dtype=torch.float64)).requires_grad_()
 
@@ -125,25 +140,28 @@ def test_equals_the_definition(form, method, place, implementation, rng, monkeyp
         torch.testing.assert_close(found, wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.parametrize("path", ["by query", "by pair", "direct"])
+@pytest.mark.parametrize("place", ["image", "shifted windows"])
 @pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("num_keypoints", [1, 5, 17])
-def test_without_visibility_all_count_fully(num_keypoints, shared, rng):
-    for implementation in ("affine", "direct"):
-        for form in FORMS:
-            rpe = filled(rng, num_keypoints, form=form, shared=shared, implementation=implementation)
-            keypoints = torch.rand(3, num_keypoints, 2, generator=rng, dtype=torch.float64).requires_grad_()
-            ones = torch.ones(3, num_keypoints, dtype=torch.float64)
-            without, with_ones = rpe(keypoints, (2, 3)), rpe(keypoints, (2, 3), ones)
-            expected, _ = definition(rpe, keypoints, ones, (2, 3), None)
-            for found, same, wanted in zip(without, with_ones, expected, strict=True):
-                torch.testing.assert_close(found, wanted[:, 0], rtol=1e-12, atol=1e-12)
-                torch.testing.assert_close(same, wanted[:, 0], rtol=1e-12, atol=1e-12)
-            for a, b in zip(
-                torch.autograd.grad(sum(x.square().sum() for x in without), [rpe.weight, rpe.bias, keypoints]),
-                torch.autograd.grad(sum(x.square().sum() for x in with_ones), [rpe.weight, rpe.bias, keypoints]),
-                strict=True,
-            ):
-                torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+@pytest.mark.parametrize("num_keypoints", [1, 5])
+def test_without_visibility_all_count_fully(num_keypoints, shared, place, path, rng, monkeypatch):
+    monkeypatch.setattr(keypoint_rpe_module, "_by_query", lambda *_: path == "by query")
+    implementation = "direct" if path == "direct" else "affine"
+    grid_hw, windows = PLACES[place]
+    for form in FORMS:
+        rpe = filled(rng, num_keypoints, form=form, shared=shared, implementation=implementation)
+        keypoints = torch.rand(2, num_keypoints, 2, generator=rng, dtype=torch.float64).requires_grad_()
+        ones = torch.ones(2, num_keypoints, dtype=torch.float64)
+        without, with_ones = list(rpe(keypoints, grid_hw, None, windows)), list(rpe(keypoints, grid_hw, ones, windows))
+        upstream = [torch.randn(bias.shape, generator=rng, dtype=torch.float64) for bias in without]
+        flat = [bias if windows else bias[:, None] for bias in upstream]
+        expected, gradients = definition(rpe, keypoints, ones, grid_hw, windows, flat)
+        for biases in (without, with_ones):
+            for found, wanted in zip(biases, expected, strict=True):
+                torch.testing.assert_close(found if windows else found[:, None], wanted, rtol=1e-12, atol=1e-12)
+            found = torch.autograd.grad(biases, [rpe.weight, rpe.bias, keypoints], upstream)
+            for a, b in zip(found, gradients[:3], strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
@@ -304,14 +322,127 @@ def test_first_seen_in_inference_mode_and_then_trained(rng):
         assert rpe.weight.grad.abs().sum() > 0
 
 
-def test_large_grids_take_the_other_path_with_the_same_values(rng, monkeypatch):
-    rpe = filled(rng, 5, torch.float32, num_heads=4)
-    keypoints, visibility = torch.rand(2, 5, 2, generator=rng), torch.rand(2, 5, generator=rng)
-    with_basis = list(rpe(keypoints, (14, 14), visibility))
-    monkeypatch.setattr(keypoint_rpe_module, "_LARGEST_BASIS", 0)
-    monkeypatch.setattr(keypoint_rpe_module, "_bucket_basis", None)  # must not be called
-    for a, b in zip(rpe(keypoints, (14, 14), visibility), with_basis, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("method", METHODS)
+def test_extra_tokens_leave_the_biases_of_the_grid_as_they_are(method, rng):
+    plain = filled(rng, 5, method=method)
+    extra = filled(rng, 5, method=method, extra_tokens=3)
+    positions = num_buckets(method)
+    with torch.no_grad():
+        for name in ("weight", "bias"):
+            rows = getattr(extra, name).view(2 * HEADS, extra.num_buckets, -1)
+            rows[:, :positions] = getattr(plain, name).view(2 * HEADS, positions, -1)
+    keypoints, visibility = torch.rand(2, 5, 2, generator=rng).double(), torch.rand(2, 5, generator=rng).double()
+    for a, b in zip(extra(keypoints, (2, 3), visibility), plain(keypoints, (2, 3), visibility), strict=True):
+        assert a.shape == (2, HEADS, 9, 9)
+        torch.testing.assert_close(a[:, :, 3:, 3:], b, rtol=1e-12, atol=1e-12)
+        # A query without a position has the same bias for all keys, which softmax ignores.
+        assert torch.equal(a[:, :, :3], a[:, :, :3, :1].expand(-1, -1, -1, 9))
+        # The bias that a position has for them is its own, and the same for all of them.
+        assert torch.equal(a[:, :, 3:, :3], a[:, :, 3:, :1].expand(-1, -1, -1, 3))
+        assert a[0, 0, 3:, 0].unique().numel() == 6
+
+
+def test_frozen_weights_are_folded_once_and_never_stale(rng, monkeypatch):
+    rpe = filled(rng, 5, torch.float32)
+    keypoints = torch.rand(2, 5, 2, generator=rng)
+    windows = [Window((2, 2)), Window((2, 2), (1, 1))]
+    computed = []
+    centres_of = KeypointRPE._centres
+    positions_of = KeypointRPE._positions
+
+    def counted(of):
+        def call(self, *args):
+            computed.append(of)
+            return of(self, *args)
+
+        return call
+
+    monkeypatch.setattr(KeypointRPE, "_centres", counted(centres_of))
+    monkeypatch.setattr(KeypointRPE, "_positions", counted(positions_of))
+
+    def run():
+        computed.clear()
+        return [*rpe(keypoints, (6, 6)), *rpe(keypoints, (4, 4), windows=windows)], len(computed)
+
+    trained, while_training = run()
+    assert while_training == 4 and all(bias.requires_grad for bias in trained)
+    assert run()[1] == 4
+    with torch.inference_mode():
+        folded, first = run()
+        again, second = run()
+    assert (first, second) == (4, 0)
+    for a, b, c in zip(trained, folded, again, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+    # What was kept in inference mode serves a frozen module under autograd.
+    points = keypoints.clone().requires_grad_()
+    rpe.requires_grad_(False)
+    assert rpe(points, (6, 6))[0].sum().requires_grad
+    with torch.no_grad():
+        # A write that version counters do not see.
+        rpe.weight.data.mul_(2.0)
+        changed, count = run()
+        assert count == 4
+        rpe.implementation = "direct"
+        for a, b in zip(changed, run()[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_copies_and_pickles_carry_no_folded_tables(rng):
+    rpe = filled(rng, 5, torch.float32)
+    with torch.no_grad():
+        before = rpe(torch.full((1, 5, 2), 0.3), (6, 6))[0]
+        for other in (copy.deepcopy(rpe), pickle.loads(pickle.dumps(rpe))):
+            assert torch.equal(other(torch.full((1, 5, 2), 0.3), (6, 6))[0], before)
+    assert len(pickle.dumps(rpe)) < len(pickle.dumps(rpe.state_dict())) + 5000
+
+
+@pytest.mark.parametrize("visible", [False, True])
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiles_without_graph_breaks(backend, visible, rng):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rpe = filled(rng, 5, torch.float32)
+            self.windows = [Window((2, 2)), Window((2, 2), (1, 1))]
+
+        def forward(self, query, keypoints, visibility):
+            image = self.rpe(keypoints, (6, 6), visibility)
+            cut = self.rpe(keypoints, (4, 4), visibility, self.windows)
+            return attention(query, query, query, image.layer(1)), cut[1]
+
+    model, visibility = Model(), torch.rand(3, 5, generator=rng) if visible else None
+    query, keypoints = torch.randn(3, HEADS, 36, 4, generator=rng), torch.rand(3, 5, 2, generator=rng)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend=backend, fullgraph=True)
+    found, expected = [], []
+    for run, results in ((compiled, found), (model, expected)):
+        points = keypoints.clone().requires_grad_()
+        model.zero_grad()
+        out = run(query, points, visibility)
+        sum(part.square().sum() for part in out).backward()
+        results += [*out, points.grad, model.rpe.weight.grad.clone()]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_exports_with_keypoints_as_an_input(strict, rng):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rpe = filled(rng, 5, torch.float32)
+
+        def forward(self, query, keypoints, visibility):
+            return attention(query, query, query, self.rpe(keypoints, (5, 3), visibility).layer(1))
+
+    model = Model().eval()
+    inputs = [torch.randn(3, HEADS, 15, 4, generator=rng), torch.rand(3, 5, 2, generator=rng)]
+    inputs.append(torch.rand(3, 5, generator=rng))
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(model, tuple(inputs), dynamic_shapes=({0: batch},) * 3, strict=strict)
+    # Another batch, and a real run after tables were first asked for with fake tensors.
+    more = tuple(torch.cat([part, part.flip(0)]) for part in inputs)
+    torch.testing.assert_close(program.module()(*more), model(*more), rtol=1e-5, atol=1e-5)
 
 
 def test_state_dict_round_trip(rng):
@@ -349,6 +480,10 @@ def test_bad_settings():
         KeypointRPE(5, 2, ratio=0.0)
     with pytest.raises(ValueError, match="implementation must be affine or direct, got 'fast'"):
         KeypointRPE(5, 2, implementation="fast")
+    with pytest.raises(ValueError, match="extra_tokens must be >= 0, got -1"):
+        KeypointRPE(5, 2, extra_tokens=-1)
+    with pytest.raises(ValueError, match="windows hold no extra tokens, but this KP-RPE was built for 1"):
+        KeypointRPE(5, 2, extra_tokens=1)(torch.rand(1, 5, 2), (4, 4), windows=[Window((2, 2))])
 
 
 def test_bad_inputs():
