@@ -7,12 +7,13 @@ FlashAttention (https://arxiv.org/abs/2205.14135), with the bias B_ij = slope_k 
 Shape letters: B batch, H heads, G head groups (H or 1), N queries and keys, K buckets, R bucket tables, d channels.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from common.rpe.lookup import look_up
 
 __all__ = ["compact_attention"]
 
@@ -24,7 +25,7 @@ def compact_attention(
     query: Tensor, key: Tensor, value: Tensor, slope: Tensor, intercept: Tensor, centres: Tensor, ids: Tensor
 ) -> Tensor:
     """softmax(query key^T / sqrt(d) + B) value, with B_ij = sum_r f[i, ids[r, i, j]], f[i, k] = centres_i . slope_k +
-    intercept_k. Float32 or float64, on any device; meant for CPUs. Not differentiable twice.
+    intercept_k. Float32 or float64, on any device; meant for CPUs.
 
     Args:
         query, key, value: [B, H, N, d].
@@ -91,8 +92,9 @@ class _CompactAttention(torch.autograd.Function):
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            return _differentiable_backward(ctx.saved_tensors[:-1], ctx.needs_input_grad, grad)
         query, key, value, shared_slope, intercept, centres, ids, out = ctx.saved_tensors
         query, key, value, grad = query.contiguous(), key.contiguous(), value.contiguous(), grad.contiguous()
         batch, heads, positions, channels = query.shape
@@ -125,3 +127,15 @@ class _CompactAttention(torch.autograd.Function):
             else:
                 d_slope[chunk] = chunk_slope
         return d_query.mul_(scale), d_key.mul_(scale), d_value, d_slope, d_intercept, None, None
+
+
+def _differentiable_backward(
+    inputs: Sequence[Tensor], wanted: Sequence[bool], grad: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The backward pass where it is to be differentiated itself (create_graph): by autograd, all at once."""
+    query, key, value, slope, intercept, centres, ids = inputs
+    bias = look_up(centres @ slope.mT + intercept.unsqueeze(-2), ids)
+    out = ((query * query.shape[-1] ** -0.5) @ key.mT + bias).softmax(-1) @ value
+    leaves = [tensor for tensor, needed in zip(inputs, wanted, strict=True) if needed]
+    found = iter(torch.autograd.grad(out, leaves, grad, create_graph=True))
+    return tuple(next(found) if needed else None for needed in wanted)

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from common.rpe import attention
+from common.rpe import AttentionBias, KeypointRPE, attention
 
 
 def attention_by_loop(query, key, value, bias):
@@ -75,6 +75,64 @@ def test_float32_bias_beside_half_precision_queries(dtype, implementation, qkv, 
     expected = attention_by_loop(*qkv, bias)
     assert (out - expected).abs().max() < 0.03
     assert (out - attention_by_loop(*qkv, None)).abs().max() > 0.3
+
+
+@pytest.mark.parametrize("implementation", ["auto", "fused", "explicit"])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2)])
+def test_half_precision_stays_within_its_bound(dtype, bound, implementation, rng):
+    """KP-RPE's biases are computed in float32 and rounded once: with biases of size 3 and values of size 1 an output is
+    at most `bound` off, that of the same attention in float64."""
+    rpe = KeypointRPE(5, 4)
+    with torch.no_grad():
+        for parameter in rpe.parameters():
+            parameter.copy_(2 * torch.randn(parameter.shape, generator=rng))
+    keypoints = torch.rand(3, 5, 2, generator=rng)
+    qkv = [torch.randn(3, 4, 49, 16, generator=rng).to(dtype) for _ in range(3)]
+    exact = rpe.double()(keypoints.double(), (7, 7))[0].detach()
+    assert 2.5 < exact.std() < 5
+    expected = attention(*(tensor.double() for tensor in qkv), exact, implementation="explicit")
+    for trained in (False, True):
+        rpe.float().requires_grad_(trained)
+        out = attention(*qkv, rpe(keypoints, (7, 7)).layer(0), implementation=implementation)
+        assert out.dtype == dtype
+        assert (out - expected).abs().max() < bound
+
+
+class OnValues(AttentionBias):
+    """Adds 1 to every logit, and each query's first weight to its output."""
+
+    on_values = True
+
+    def logits(self, query, key):
+        return torch.ones(query.shape[-2], key.shape[-2], dtype=query.dtype)
+
+    def values(self, weights):
+        return weights[..., :1].expand(*weights.shape[:-1], 4)
+
+
+def test_an_encoding_of_values_is_written_out(qkv):
+    plain = attention(*qkv, implementation="explicit")
+    query, key, _ = qkv
+    first = (query @ key.mT / 2).softmax(-1)[..., :1]
+    torch.testing.assert_close(attention(*qkv, OnValues()), plain + first, rtol=1e-11, atol=1e-12)
+    with pytest.raises(ValueError, match="fused attention cannot encode values, use auto or explicit"):
+        attention(*qkv, OnValues(), implementation="fused")
+
+
+@pytest.mark.parametrize("implementation", ["auto", "fused", "explicit"])
+@pytest.mark.parametrize("bias_shape", [None, (2, 4, 3, 6, 6), (2, 1, 3, 6, 6), (3, 6, 6)])
+def test_a_mask_is_a_second_bias(bias_shape, implementation, rng):
+    qkv = [torch.randn(2, 4, 3, 6, 8, generator=rng, dtype=torch.float64) for _ in range(3)]
+    mask = torch.randn(4, 1, 6, 6, generator=rng, dtype=torch.float64)
+    bias = None if bias_shape is None else torch.randn(bias_shape, generator=rng, dtype=torch.float64)
+    before = [None if tensor is None else tensor.clone() for tensor in (*qkv, bias, mask)]
+    out = attention(*qkv, bias, mask=mask, implementation=implementation)
+    expected = attention(*qkv, mask if bias is None else bias + mask, implementation="fused")
+    torch.testing.assert_close(out, expected, rtol=1e-11, atol=1e-12)
+    for tensor, copy in zip((*qkv, bias, mask), before, strict=True):
+        assert tensor is None or torch.equal(tensor, copy)  # inputs are left alone
+    with pytest.raises(ValueError, match=r"mask must end in \[6, 6\].*got \[6, 5\]"):
+        attention(*qkv, mask=torch.zeros(6, 5))
 
 
 def test_dropout_drops_only_when_asked(qkv):

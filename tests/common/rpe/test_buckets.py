@@ -97,6 +97,21 @@ def test_equals_the_authors_code():
         assert torch.equal(ours(method, grid_hw, ratio), cvlface.bucket_table(authors, method, grid_hw, ratio))
 
 
+@pytest.mark.parametrize("extra_tokens", [1, 3])
+@pytest.mark.parametrize("method", ["product", "euclidean", "quant", "cross"])
+def test_extra_tokens_have_the_last_bucket_of_each_table(method, extra_tokens):
+    grid, plain = bucket_ids((2, 3), method), num_buckets(method)
+    ids = bucket_ids((2, 3), method, extra_tokens=extra_tokens)
+    tables = 2 if method == "cross" else 1
+    assert num_buckets(method, extra_tokens=extra_tokens) == plain + tables
+    for r in range(tables):
+        for i in range(extra_tokens + 6):
+            for j in range(extra_tokens + 6):
+                both_in_the_grid = i >= extra_tokens and j >= extra_tokens
+                expected = grid[r, i - extra_tokens, j - extra_tokens] if both_in_the_grid else plain + r
+                assert ids[r, i, j] == expected
+
+
 def test_number_of_buckets():
     assert num_buckets("product", 1.9) == num_buckets("product") == 49
     assert num_buckets("euclidean", 1.9) == num_buckets("quant", 1.9) == 7
@@ -132,3 +147,5 @@ def test_bad_inputs():
     for grid_hw in ((0, 3), (3, 0), (-1, 3)):
         with pytest.raises(ValueError, match=r"grid_hw must be \(rows, cols\)"):
             bucket_ids(grid_hw)
+    with pytest.raises(ValueError, match="extra_tokens must be >= 0, got -1"):
+        bucket_ids((3, 3), extra_tokens=-1)

@@ -365,14 +365,16 @@ def test_frozen_weights_are_folded_once_and_never_stale(rng, monkeypatch):
         return [*rpe(keypoints, (6, 6)), *rpe(keypoints, (4, 4), windows=windows)], len(computed)
 
     trained, while_training = run()
-    assert while_training == 4 and all(bias.requires_grad for bias in trained)
+    assert while_training == 4
+    assert all(bias.requires_grad for bias in trained)
     assert run()[1] == 4
     with torch.inference_mode():
         folded, first = run()
         again, second = run()
     assert (first, second) == (4, 0)
     for a, b, c in zip(trained, folded, again, strict=True):
-        assert torch.equal(a, b) and torch.equal(a, c)
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
     # What was kept in inference mode serves a frozen module under autograd.
     points = keypoints.clone().requires_grad_()
     rpe.requires_grad_(False)

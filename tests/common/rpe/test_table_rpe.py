@@ -49,3 +49,18 @@ def test_starts_small_and_not_at_zero():
 def test_bad_inputs(window_size, heads):
     with pytest.raises(ValueError, match="window_size and num_heads must be >= 1"):
         TableRPE(window_size, heads)
+
+
+def test_extra_tokens_share_the_last_row():
+    plain, extra = TableRPE((2, 3), 4), TableRPE((2, 3), 4, extra_tokens=2)
+    table = extra.relative_position_bias_table
+    assert len(table) == len(plain.relative_position_bias_table) + 1
+    with torch.no_grad():
+        plain.relative_position_bias_table.copy_(table[:-1])
+    bias = extra()
+    assert torch.equal(bias[:, 2:, 2:], plain())
+    last = table[-1][:, None, None]
+    assert torch.equal(bias[:, :2], last.expand(-1, 2, 8))
+    assert torch.equal(bias[:, :, :2], last.expand(-1, 8, 2))
+    with pytest.raises(ValueError, match="extra_tokens must be >= 0, got -2"):
+        TableRPE((2, 3), 4, extra_tokens=-2)

@@ -84,7 +84,7 @@ def test_training_writes_opengaits_files(config):
     assert content["iteration"] == 4
     assert content["scheduler"]["last_epoch"] == 4
     assert not any(name.startswith("module.") for name in content["model"])
-    assert content["model"]["Backbone.transformer.layers.0.kprpe.weight"].any()  # it has learnt
+    assert content["model"]["Backbone.transformer.layers.0.position_bias.kprpe.weight"].any()  # it has learnt
     logs = list((folder(config) / "logs").iterdir())
     assert len(logs) == 1
     text = logs[0].read_text()
@@ -274,7 +274,7 @@ def test_baseline_into_kprpe_reports_what_is_not_restored(config, capsys):
     train(config.settings(until(1, **hint, optimizer_reset=True)), options(config))
     out = capsys.readouterr().out
     assert "missing (" in out
-    assert "Backbone.transformer.layers.0.kprpe.weight" in out
+    assert "Backbone.transformer.layers.0.position_bias.kprpe.weight" in out
     assert "unexpected (" in out
     assert "relative_position_bias_table" in out
     assert "The optimizer's state is not restored" in out
