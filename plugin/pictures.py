@@ -18,7 +18,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from common.keypoints import COCO_17, KeypointSchema
-from common.runtime.files import whole_file
+from common.runtime.figures import write_figure
 
 __all__ = ["draw_cmc", "draw_sequences", "draw_training"]
 
@@ -94,7 +94,7 @@ def draw_sequences(
     marks.append(Line2D([], [], color="#999999", marker="o", lw=1, ms=5, mfc="white"))
     texts = ["person's left", "person's right", "centre", f"confidence < {doubtful_below:g}"]
     figure.legend(marks, texts, loc="upper left", bbox_to_anchor=(0, 1), ncol=4, frameon=False, fontsize=8)
-    _write(figure, path)
+    write_figure(figure, path)
 
 
 def draw_cmc(path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: int = 20) -> None:
@@ -129,7 +129,7 @@ def draw_cmc(path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: i
     axes.set_ylim(max(0, np.floor((lowest - 2) / 10) * 10), 101)
     axes.set_xticks([1, *range(5, longest + 1, 5)] if longest > 8 else range(1, longest + 1))
     _finish(axes, "Rank-1 (%)")
-    _write(figure, Path(path))
+    write_figure(figure, path)
 
 
 def draw_training(path: str | Path, histories: Mapping[Name, Sequence[tuple[int, float]]]) -> None:
@@ -177,7 +177,7 @@ def draw_training(path: str | Path, histories: Mapping[Name, Sequence[tuple[int,
         axes.set(xlabel="iteration", ylabel=quantity)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
         _finish(axes)
-    _write(figure, Path(path))
+    write_figure(figure, path)
 
 
 def _draw_frame(
@@ -274,13 +274,3 @@ def _finish(axes: Any, legend_title: str | None = None) -> None:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, handlelength=3, fontsize=9, title=legend_title, title_fontsize=9, alignment="left")
-
-
-def _write(figure: Figure, path: Path) -> None:
-    kind = path.suffix.lstrip(".").lower()
-    known = figure.canvas.get_supported_filetypes()
-    if kind not in known:
-        raise ValueError(f"{path}: a picture's suffix must be one of {', '.join(sorted(known))}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as partial:
-        figure.savefig(partial, format=kind, dpi="figure")

@@ -132,8 +132,7 @@ class SwinStage(nn.Module):
         half = tuple(0 if size >= cells else size // 2 for size, cells in zip(window_size, grid_hw, strict=True))
         self.windows = [Window(window_size, (0, 0) if block % 2 == 0 else (half[0], half[1])) for block in range(depth)]
         self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, window, mlp_ratio, drop_path[block])
-            for block, window in enumerate(self.windows)
+            SwinBlock(dim, num_heads, window, mlp_ratio, drop_path[block]) for block, window in enumerate(self.windows)
         )
         self.position_bias = PositionBias(bias, num_heads, dim // num_heads, depth, window_size)
         self.downsample = (

@@ -159,7 +159,7 @@ def test_no_rows_is_an_error(tmp_path):
 def figures(monkeypatch) -> list[Figure]:
     """The figures that would have been written."""
     caught: list[Figure] = []
-    monkeypatch.setattr(pictures, "_write", lambda figure, path: caught.append(figure))
+    monkeypatch.setattr(pictures, "write_figure", lambda figure, path: caught.append(figure))
     return caught
 
 
