@@ -16,6 +16,7 @@ from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from common.rpe import AttentionBias, PositionBias, PositionBiasSettings, Window, attention, window_partition
+from common.rpe.grids import fixed_grid
 from common.rpe.tables import constant_table
 
 __all__ = ["SwinStage", "SwinTransformer2D"]
@@ -68,7 +69,7 @@ class WindowAttention(nn.Module):
         windows = window_partition(x, self.window.size_hw)  # [F, W, n, C]
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # each [F, W, H, n, d]
-        mask = _shift_mask((rows, cols), self.window, query.dtype, query.device) if shifted else None
+        mask = _shift_mask(fixed_grid((rows, cols)), self.window, query.dtype, query.device) if shifted else None
         out = attention(query, key, value, bias, implementation="explicit", mask=mask).transpose(2, 3).flatten(3)
         out = self.proj(out)
         out = out.unflatten(1, (padded_rows // height, -1)).unflatten(3, (height, width))

@@ -6,6 +6,7 @@ that a shifted-window block attends in (what the public code does for face Swin)
 Shape letters: N = rows * cols positions, W windows, n positions of a window.
 """
 
+from operator import index
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from common.rpe.tables import constant_table
 
-__all__ = ["Window", "grid_centres", "window_centres", "window_partition"]
+__all__ = ["Window", "fixed_grid", "grid_centres", "window_centres", "window_partition"]
 
 
 class Window(NamedTuple):
@@ -59,6 +60,12 @@ def _centres(padded_rows: int, padded_cols: int, rows: int, cols: int) -> Tensor
     return torch.stack([x[None, :].expand(padded_rows, -1), y[:, None].expand(-1, padded_cols)], dim=-1)
 
 
+def fixed_grid(grid_hw: tuple[int, int]) -> tuple[int, int]:
+    """(rows, cols) as plain numbers. Compiled with dynamic shapes, a model is specialised to its grids here: tables
+    depend on them."""
+    return index(grid_hw[0]), index(grid_hw[1])
+
+
 def window_partition(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Cut a map into windows: [..., rows, cols, C] to [..., W, n, C], windows and positions row by row.
 
@@ -73,7 +80,6 @@ def window_partition(x: Tensor, size_hw: tuple[int, int]) -> Tensor:
     return x.reshape(*lead, -1, height * width, channels)
 
 
-@constant_table(maxsize=64)
 def window_centres(
     grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Tensor:
@@ -87,11 +93,23 @@ def window_centres(
     Raises:
         ValueError: an empty grid or window, or a shift that is not smaller than the window.
     """
-    (rows, cols), (height, width), (down, right) = grid_hw, window.size_hw, window.shift_hw
+    # Plain tuples: a Window that is made while a model is being compiled is no constant to the compiler.
+    return _window_centres(grid_hw, window.size_hw, window.shift_hw, dtype, device)
+
+
+@constant_table(maxsize=64)
+def _window_centres(
+    grid_hw: tuple[int, int],
+    size_hw: tuple[int, int],
+    shift_hw: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device | str,
+) -> Tensor:
+    (rows, cols), (height, width), (down, right) = grid_hw, size_hw, shift_hw
     if min(rows, cols, height, width) < 1:
-        raise ValueError(f"grid {grid_hw} and window {window.size_hw} must be (rows, cols), all >= 1")
+        raise ValueError(f"grid {grid_hw} and window {size_hw} must be (rows, cols), all >= 1")
     if not (0 <= down < height and 0 <= right < width):
-        raise ValueError(f"shift {window.shift_hw} must be at least 0 and smaller than the window {window.size_hw}")
+        raise ValueError(f"shift {shift_hw} must be at least 0 and smaller than the window {size_hw}")
     centres = _centres(-(-rows // height) * height, -(-cols // width) * width, rows, cols)
     centres = torch.roll(centres, (-down, -right), dims=(0, 1))
-    return window_partition(centres, window.size_hw).to(device, dtype)
+    return window_partition(centres, size_hw).to(device, dtype)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from common.rpe.attention import AttentionBias
 from common.rpe.buckets import DistanceMethod, bucket_ids, num_buckets
+from common.rpe.grids import fixed_grid
 from common.rpe.lookup import bucket_sum, look_up
 
 __all__ = ["ImageRPE", "ImageRPEPlaces"]
@@ -89,7 +90,7 @@ class ImageRPE(nn.Module):
 
     def forward(self, grid_hw: tuple[int, int]) -> Sequence[AttentionBias | Tensor]:
         """The encodings of all layers on a grid of (rows, cols): [H, N, N] in bias mode, else for `attention`."""
-        ids = bucket_ids((int(grid_hw[0]), int(grid_hw[1])), self.method, self.ratio, self._device(), self.extra_tokens)
+        ids = bucket_ids(fixed_grid(grid_hw), self.method, self.ratio, self._device(), self.extra_tokens)
         if self.mode == "contextual":
             return [_Contextual(self, layer, ids) for layer in range(self.num_layers)]
         return [self._bias(layer, ids) for layer in range(self.num_layers)]

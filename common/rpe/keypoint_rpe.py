@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from common.keypoints.transforms import check_fractions
 from common.rpe.attention import AttentionBias, CompactTables
 from common.rpe.buckets import DistanceMethod, bucket_ids, num_buckets
-from common.rpe.grids import Window, grid_centres, window_centres
+from common.rpe.grids import Window, fixed_grid, grid_centres, window_centres
 from common.rpe.lookup import look_up
 from common.rpe.tables import constant_table
 
@@ -69,13 +69,17 @@ class _Place(NamedTuple):
 
 @constant_table(maxsize=64)
 def _pair_positions(
-    grid_hw: tuple[int, int], window: Window | None, dtype: torch.dtype, device: torch.device, extra_tokens: int
+    grid_hw: tuple[int, int],
+    window: tuple[tuple[int, int], tuple[int, int]] | None,
+    dtype: torch.dtype,
+    device: torch.device,
+    extra_tokens: int,
 ) -> Tensor:
-    """[2, W, 1, n, n]: x and y of the query of every pair."""
+    """[2, W, 1, n, n]: x and y of the query of every pair; a window is given by its size and shift."""
     if window is None:
         centres = grid_centres(grid_hw, dtype, device, extra_tokens)[None]
     else:
-        centres = window_centres(grid_hw, window, dtype, device)
+        centres = window_centres(grid_hw, Window(*window), dtype, device)
     queries = centres.shape[1]
     return centres.permute(2, 0, 1)[:, :, None, :, None].repeat(1, 1, 1, 1, queries)
 
@@ -253,7 +257,7 @@ class KeypointRPE(nn.Module):
                 features = torch.cat(
                     [points, (torch.ones_like(points[..., 0]) if weights is None else weights)[..., None]], -1
                 )
-        grid_hw = (int(grid_hw[0]), int(grid_hw[1]))
+        grid_hw = fixed_grid(grid_hw)
         places = [_Place(grid_hw, None if windows is None else windows[layer]) for layer in range(self.num_layers)]
         return LayerBiases(self, features, places)
 
@@ -355,7 +359,8 @@ class KeypointRPE(nn.Module):
 
     def _positions(self, place: _Place, dtype: torch.dtype, device: torch.device) -> Tensor:
         """[2, W, 1, n n]"""
-        return _pair_positions(place.grid_hw, place.window, dtype, device, self.extra_tokens).flatten(3)
+        window = None if place.window is None else (place.window.size_hw, place.window.shift_hw)
+        return _pair_positions(place.grid_hw, window, dtype, device, self.extra_tokens).flatten(3)
 
     def _static(self, layer: int, slope: Tensor, place: _Place, pairs: bool) -> Tensor:
         """M . S of one layer, which the batch shares: [G, N, K] for queries, [W, G, n n] for pairs."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from common.rpe.attention import AttentionBias
 from common.rpe.buckets import DistanceMethod
-from common.rpe.grids import Window
+from common.rpe.grids import Window, fixed_grid
 from common.rpe.image_rpe import ImageRPE, ImageRPEPlaces
 from common.rpe.keypoint_rpe import KeypointRPE, KeypointRPEForm
 from common.rpe.table_rpe import TableRPE
@@ -131,10 +131,10 @@ class PositionBias(nn.Module):
         Raises:
             ValueError: no keypoints for kprpe, or a table of another size.
         """
-        seen_hw = grid_hw if windows is None else windows[0].size_hw
+        seen_hw = fixed_grid(grid_hw if windows is None else windows[0].size_hw)
         if self.tables:
-            if tuple(seen_hw) != tuple(self.size_hw):
-                raise ValueError(f"the table was built for {self.size_hw} positions, got {tuple(seen_hw)}")
+            if seen_hw != tuple(self.size_hw):
+                raise ValueError(f"the table was built for {self.size_hw} positions, got {seen_hw}")
             return [table() for table in self.tables]
         if self.irpe is not None:
             return self.irpe(seen_hw)

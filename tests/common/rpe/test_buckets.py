@@ -21,7 +21,6 @@ def _harness():
 
 
 cvlface = _harness()
-CASES = [(method, grid, ratio) for method in cvlface.METHODS for grid in cvlface.GRIDS for ratio in cvlface.RATIOS]
 SMALL_GRIDS = [(1, 1), (1, 9), (3, 5), (7, 4)]
 
 
@@ -55,12 +54,18 @@ def buckets_by_loop(grid_hw, method, ratio):
     return tables
 
 
-def ours(method, grid_hw, ratio):
-    """Our table where the authors have one; their cross is two methods, whose buckets both begin at 0."""
-    if method.startswith("cross"):
-        rows, cols = bucket_ids(grid_hw, "cross", ratio)
-        return rows if method == "cross_rows" else cols - num_buckets("cross", ratio) // 2
-    return bucket_ids(grid_hw, method, ratio)[0]
+def ours(method, grid_hw, ratio, extra_tokens):
+    """Our table and number of buckets where the authors have one. Their cross is two methods, whose buckets both begin
+    at 0 and end with the one for extra tokens; ours are those of rows, those of columns, and one each for extra
+    tokens."""
+    if not method.startswith("cross"):
+        ids = bucket_ids(grid_hw, method, ratio, extra_tokens=extra_tokens)
+        return ids[0], num_buckets(method, ratio, extra_tokens)
+    index = ("cross_rows", "cross_cols").index(method)
+    side = num_buckets("cross", ratio) // 2
+    buckets = [*range(index * side, (index + 1) * side), 2 * side + index]  # ours, in their order
+    found = bucket_ids(grid_hw, "cross", ratio, extra_tokens=extra_tokens)[index]
+    return found.clone().apply_(buckets.index), side + (extra_tokens > 0)
 
 
 @pytest.mark.parametrize("ratio", [0.3, 0.5, 0.7, 1.0, 1.9, 2.5, 4.0])
@@ -83,33 +88,27 @@ def test_far_offsets_equal_the_definition():
             assert (ids[..., 0, 50:] == ids[..., 0, 69:]).all()
 
 
-@pytest.mark.parametrize(("method", "grid_hw", "ratio"), CASES)
-def test_equals_the_authors_stored_tables(method, grid_hw, ratio):
+@pytest.mark.parametrize(("method", "grid_hw", "ratio", "extra_tokens"), cvlface.BUCKET_CASES)
+def test_equals_the_authors_stored_tables(method, grid_hw, ratio, extra_tokens):
     with np.load(cvlface.STORED) as stored:
-        theirs = torch.from_numpy(stored[cvlface.key(method, grid_hw, ratio)].astype(np.int64))
-    assert torch.equal(ours(method, grid_hw, ratio), theirs)
+        theirs = torch.from_numpy(stored[cvlface.key(method, grid_hw, ratio, extra_tokens)].astype(np.int64))
+    assert torch.equal(ours(method, grid_hw, ratio, extra_tokens)[0], theirs)
 
 
 @pytest.mark.skipif("CVLFACE_ROOT" not in os.environ, reason="CVLFACE_ROOT names no CVLface checkout")
 def test_equals_the_authors_code():
-    authors = cvlface.load_kprpe(Path(os.environ["CVLFACE_ROOT"]))
-    for method, grid_hw, ratio in [*CASES, ("product", (20, 30), 1.9), ("quant", (2, 40), 3.3)]:
-        assert torch.equal(ours(method, grid_hw, ratio), cvlface.bucket_table(authors, method, grid_hw, ratio))
-
-
-@pytest.mark.parametrize("extra_tokens", [1, 3])
-@pytest.mark.parametrize("method", ["product", "euclidean", "quant", "cross"])
-def test_extra_tokens_have_the_last_bucket_of_each_table(method, extra_tokens):
-    grid, plain = bucket_ids((2, 3), method), num_buckets(method)
-    ids = bucket_ids((2, 3), method, extra_tokens=extra_tokens)
-    tables = 2 if method == "cross" else 1
-    assert num_buckets(method, extra_tokens=extra_tokens) == plain + tables
-    for r in range(tables):
-        for i in range(extra_tokens + 6):
-            for j in range(extra_tokens + 6):
-                both_in_the_grid = i >= extra_tokens and j >= extra_tokens
-                expected = grid[r, i - extra_tokens, j - extra_tokens] if both_in_the_grid else plain + r
-                assert ids[r, i, j] == expected
+    root = Path(os.environ["CVLFACE_ROOT"])
+    more = [
+        ("product", (20, 30), 1.9, 0),
+        ("quant", (2, 40), 3.3, 0),
+        ("product", (14, 14), 1.9, 1),
+        *((method, (9, 12), 2.3, 4) for method in cvlface.METHODS),
+    ]
+    for case in [*cvlface.BUCKET_CASES, *more]:
+        table, buckets = ours(*case)
+        theirs, theirs_buckets = cvlface.bucket_table(root, *case)
+        assert torch.equal(table, theirs)
+        assert buckets == theirs_buckets
 
 
 def test_number_of_buckets():

@@ -410,7 +410,8 @@ def test_compiles_without_graph_breaks(backend, visible, rng):
         def forward(self, query, keypoints, visibility):
             image = self.rpe(keypoints, (6, 6), visibility)
             cut = self.rpe(keypoints, (4, 4), visibility, self.windows)
-            return attention(query, query, query, image.layer(1)), cut[1]
+            here = self.rpe(keypoints, (4, 4), visibility, [Window((2, 2), (0, 1)), Window((2, 2))])
+            return attention(query, query, query, image.layer(1)), cut[1], here[0]
 
     model, visibility = Model(), torch.rand(3, 5, generator=rng) if visible else None
     query, keypoints = torch.randn(3, HEADS, 36, 4, generator=rng), torch.rand(3, 5, 2, generator=rng)
@@ -425,6 +426,20 @@ def test_compiles_without_graph_breaks(backend, visible, rng):
         results += [*out, points.grad, model.rpe.weight.grad.clone()]
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_compiled_it_takes_other_batches_and_grids(rng):
+    rpe = filled(rng, 5, torch.float32)
+    torch._dynamo.reset()
+
+    @torch.compile(backend="eager", fullgraph=True)
+    def biases(images, keypoints):
+        return rpe(keypoints, (images.shape[1] // 4, images.shape[2] // 4)).layer(1).tensor()
+
+    for batch, rows, cols in ((2, 3, 4), (3, 3, 4), (5, 6, 2), (1, 2, 7)):
+        keypoints = torch.rand(batch, 5, 2, generator=rng)
+        found = biases(torch.zeros(batch, 4 * rows, 4 * cols), keypoints)
+        torch.testing.assert_close(found, rpe(keypoints, (rows, cols))[1], rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("strict", [False, True])
