@@ -2,13 +2,16 @@
 
 from common.adapters import add_kprpe
 from common.keypoints import COCO_17, FIVE_POINT_FACE, KeypointSchema
-from common.rpe import KeypointRPE, TableRPE, Window, attention
+from common.rpe import ImageRPE, KeypointRPE, PositionBias, PositionBiasSettings, TableRPE, Window, attention
 
 __all__ = [
     "COCO_17",
     "FIVE_POINT_FACE",
+    "ImageRPE",
     "KeypointRPE",
     "KeypointSchema",
+    "PositionBias",
+    "PositionBiasSettings",
     "TableRPE",
     "Window",
     "add_kprpe",
