@@ -11,10 +11,7 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
-import statistics
 import sys
-import time
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,8 +20,8 @@ from unittest import mock
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
+from common.runtime.benchmark import environment, ratios, spread, time_rounds
 from common.runtime.files import write_text
 from plugin.evaluation import part_distance, retrieval_metrics
 
@@ -47,33 +44,50 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    probe, gallery, probe_labels, gallery_labels = made_up_case(*options.size)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in runs}
-    scores = {}
-    for _ in tqdm(range(options.repeats + 1), desc="rounds"):
-        for name, (distance, metrics) in runs.items():
-            begun = time.perf_counter()
-            distances = distance(probe, gallery)
-            between = time.perf_counter()
-            scores[name] = metrics(distances, probe_labels, gallery_labels)
-            times[name].append((between - begun, time.perf_counter() - between))
-    on_gpu = options.device.startswith("cuda")
+    case = made_up_case(*options.size)
+    scores: dict[str, dict[str, float]] = {}
+    steps: dict[str, Callable[[], object]] = {}
+    for name, functions in runs.items():
+        steps |= steps_of(name, *functions, case, scores)
+    times = time_rounds(steps, options.repeats, options.device)
+    for name in runs:
+        parts = zip(times[f"{name} distances"], times[f"{name} metrics"], strict=True)
+        times[f"{name} total"] = [sum(pair) for pair in parts]
     report = {
         "size": dict(zip(("probes", "gallery", "channels", "parts"), options.size, strict=True)),
-        "device": torch.cuda.get_device_name(options.device) if on_gpu else f"CPU, {platform.machine()}",
-        "threads": options.threads,
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
+        **environment(options.device),
         "scores_percent": scores,
-        "seconds": {name: spread(measured[1:]) for name, measured in times.items()},  # the first round warms up
+        "seconds": {
+            name: {part: spread(times[f"{name} {part}"]) for part in ("distances", "metrics", "total")} for name in runs
+        },
     }
-    if "opengait" in times:
-        ratios = [sum(b) / sum(a) for a, b in zip(times["ours"][1:], times["opengait"][1:], strict=True)]
-        report["opengait_over_ours"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    if "opengait" in runs:
+        report["opengait_over_ours"] = ratios(times["opengait total"], times["ours total"])
     text = json.dumps(report, indent=2)
     print(text)
     if options.out:
         write_text(options.out, text + "\n")
     return 0
+
+
+def steps_of(
+    name: str,
+    distance: Callable[..., Any],
+    metrics: Callable[..., dict[str, float]],
+    case: tuple[np.ndarray, ...],
+    scores: dict[str, dict[str, float]],
+) -> dict[str, Callable[[], object]]:
+    """The two steps of one evaluation; the second takes what the first found, and notes its scores."""
+    probe, gallery, *labels = case
+    found: list[Any] = []
+
+    def distances() -> None:
+        found[:] = [distance(probe, gallery)]
+
+    def score() -> None:
+        scores[name] = metrics(found[0], *labels)
+
+    return {f"{name} distances": distances, f"{name} metrics": score}
 
 
 def made_up_case(probes: int, gallery: int, channels: int, parts: int) -> tuple[np.ndarray, ...]:
@@ -123,11 +137,6 @@ def theirs(root: str | None) -> dict[str, tuple[Callable[..., Any], Callable[...
         return {name: float(100 * mean) for name, mean in means.items()}
 
     return {"opengait": (distance, metrics)}
-
-
-def spread(times: list[tuple[float, float]]) -> dict[str, dict[str, float]]:
-    columns = {"distances": [a for a, _ in times], "metrics": [b for _, b in times], "total": [a + b for a, b in times]}
-    return {key: {"median": statistics.median(x), "min": min(x), "max": max(x)} for key, x in columns.items()}
 
 
 if __name__ == "__main__":

@@ -85,7 +85,9 @@ class _CompactAttention(torch.autograd.Function):
             table = centres @ slope[chunk].mT + intercept[chunk].unsqueeze(-2)
             weights = _weights(query[chunk], key[chunk], table, ids, buffer)
             torch.bmm(weights.flatten(0, 1), _flat(value[chunk]), out=_flat(out[chunk]))
-        return out
+        # In memory as the next layer wants it, channels of all heads side by side: it would make this copy otherwise,
+        # and autograd would keep both.
+        return out.transpose(1, 2).contiguous().transpose(1, 2)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:

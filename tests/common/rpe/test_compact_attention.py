@@ -121,7 +121,7 @@ def kept_bytes(batch, implementation, rng):
 
     def keep(tensor):
         kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
+        return tensor.detach()
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
         out = attention(
