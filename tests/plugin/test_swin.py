@@ -109,9 +109,7 @@ def transformer(position_bias, **settings):
         "drop_path_rate": 0.0,
     }
     grid = settings.pop("keypoint_grid", "window")
-    bias = PositionBiasSettings(
-        position_bias=position_bias, num_keypoints=5, keypoint_grid=grid, irpe_on="k" if position_bias == "irpe_bias" else "qkv"
-    )
+    bias = PositionBiasSettings(position_bias=position_bias, num_keypoints=5, keypoint_grid=grid)
     return SwinTransformer2D(**{**options, **settings}, bias=bias).eval()
 
 
