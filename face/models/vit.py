@@ -60,7 +60,8 @@ def translate_cvlface_keys(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Weights of the authors' ViT, ViT + KP-RPE and ViT + iRPE (CVLface) under the names of `FaceViT`.
 
     A leading `net.` is dropped, as is the mask token, which only their masked training uses. `keypoint_linear` becomes
-    KP-RPE's weight and bias; iRPE's tables, one in every block there, are stacked.
+    KP-RPE's weight and bias; iRPE's tables, one in every block there, are stacked. Those of iRPE's cross method, two
+    modules in a block there, are left under their names, at which strict loading stops.
 
     Raises:
         ValueError: a block has no table where another block has one.
