@@ -1,7 +1,7 @@
 """The toy experiment of the KP-RPE paper: a shallow ViT trained on upright digits, tested on unseen affine transforms.
 
-    python scripts/affnist.py                        the digits that scikit-learn ships, about 4 minutes on 2 CPU cores
-    python scripts/affnist.py --mnist mnist.npz      original MNIST, about half an hour on 2 CPU cores
+    python scripts/affnist.py                        the digits that scikit-learn ships, about 5 minutes on 2 CPU cores
+    python scripts/affnist.py --mnist mnist.npz      original MNIST, about an hour on 2 CPU cores
 
 Writes results.json, table.md, results.png, samples.png, weights/ and samples/ to the output folder. A run that was
 stopped goes on where it was when it is started again with the same settings; further models and seeds are added to it.
@@ -106,7 +106,7 @@ def _run(args: argparse.Namespace) -> None:
     table = format_table(runs)
     write_text(out / "table.md", table + "\n")
     name = "MNIST" if kind == "mnist" else digits.name
-    draw_results(out / "results.png", runs, f"{name}, trained on upright digits, {args.seeds} seed(s)")
+    draw_results(out / "results.png", runs, f"{name}, trained on upright digits, seeds 0 to {args.seeds - 1}")
     training = make_training_frames(digits, np.random.default_rng((0, 0)))
     draw_samples(
         out / "samples.png", {"training": training, "clean\ntest": frames["clean"], "affine\ntest": frames["affine"]}
