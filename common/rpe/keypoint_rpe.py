@@ -54,6 +54,9 @@ class _Features(NamedTuple):
     intercept: Tensor
     """[B, D, G, K]"""
 
+    folded: "dict[tuple[int, _Place, bool], Tensor] | None" = None
+    """Where tables of this very slope are kept; None: nowhere."""
+
 
 class _Place(NamedTuple):
     """Everything that positions and buckets follow from."""
@@ -291,7 +294,7 @@ class KeypointRPE(nn.Module):
         if self.form == "absolute":
             return _Features(None, intercept)
         if visibility is None:
-            return _Features(weight.sum(3), intercept)
+            return _Features(weight.sum(3), intercept, self._folded.tables(self.weight))
         return _Features(torch.einsum("bl,dgklc->bdgkc", visibility, weight), intercept)
 
     def _layer_bias(self, layer: int, features: _Features | Tensor, place: _Place) -> Tensor:
@@ -327,7 +330,7 @@ class KeypointRPE(nn.Module):
         if features.slope is None:
             pairs = constant.expand(-1, -1 if place.window is None else self._windows(place), -1, -1)
         elif features.slope.ndim == 4:
-            pairs = constant + self._static(layer, features.slope, place, pairs=True)
+            pairs = constant + self._static(layer, features.slope, features.folded, place, pairs=True)
         else:
             x, y = self._positions(place, constant.dtype, constant.device)
             across, down = _select(features.slope[:, layer].movedim(-1, 0), flat)[:, :, None]  # [B, 1, G, n n]
@@ -340,7 +343,7 @@ class KeypointRPE(nn.Module):
         if features.slope is None:
             return intercept.expand(-1, -1, self._ids(place, intercept.device).shape[-1], -1)
         if features.slope.ndim == 4:
-            return intercept + self._static(layer, features.slope, place, pairs=False)
+            return intercept + self._static(layer, features.slope, features.folded, place, pairs=False)
         centres = self._centres(place, intercept.dtype, intercept.device)[0]
         return intercept + centres @ features.slope[:, layer].mT
 
@@ -362,9 +365,15 @@ class KeypointRPE(nn.Module):
         window = None if place.window is None else (place.window.size_hw, place.window.shift_hw)
         return _pair_positions(place.grid_hw, window, dtype, device, self.extra_tokens).flatten(3)
 
-    def _static(self, layer: int, slope: Tensor, place: _Place, pairs: bool) -> Tensor:
+    def _static(
+        self,
+        layer: int,
+        slope: Tensor,
+        folded: dict[tuple[int, _Place, bool], Tensor] | None,
+        place: _Place,
+        pairs: bool,
+    ) -> Tensor:
         """M . S of one layer, which the batch shares: [G, N, K] for queries, [W, G, n n] for pairs."""
-        folded = self._folded.tables(self.weight)
         key = (layer, place, pairs)
         if folded is not None and key in folded:
             return folded[key]
