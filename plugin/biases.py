@@ -10,12 +10,9 @@ import numpy as np
 import torch
 
 from common.rpe import Window
-from common.rpe.stored import read_state
 from common.runtime.arrays import load_array
-from common.runtime.checkpoint import checkpoint_path, load_weights
-from common.runtime.settings import to_mapping
+from plugin.inference import find_checkpoint, load_model
 from plugin.layout import KEYPOINTS_FILE, SILHOUETTES_FILE
-from plugin.runtime.host import MODELS
 from plugin.runtime.settings import GaitSettings
 from plugin.swin import WindowAttention
 from plugin.transforms import PairedCompose
@@ -53,19 +50,15 @@ def load_kprpe_model(
     Raises:
         FileNotFoundError, ValueError: no such checkpoint, one of another model, or settings without KP-RPE.
     """
+    if settings.model_cfg.model != "SwinGait2D":
+        raise ValueError(
+            f"{source}: model_cfg.model must be SwinGait2D, found {settings.model_cfg.model}: biases in windows over "
+            "time are not drawn"
+        )
     kind = settings.model_cfg.backbone_cfg.position_bias
     if kind != "kprpe":
         raise ValueError(f"{source}: model_cfg.backbone_cfg.position_bias must be kprpe, found {kind}")
-    if weights is None:
-        if iteration is None:
-            raise ValueError("give a checkpoint file or an iteration")
-        run = settings.evaluator_cfg.save_name
-        folder = output / settings.data_cfg.dataset_name / settings.model_cfg.model / run / "checkpoints"
-        weights = checkpoint_path(folder, run, iteration)
-    state = read_state(weights)
-    model: torch.nn.Module = MODELS[settings.model_cfg.model](to_mapping(settings), False, None)
-    load_weights(model, state, strict=True, source=str(weights))
-    return model.eval()
+    return load_model(settings, find_checkpoint(settings, weights, iteration, output))
 
 
 @torch.no_grad()

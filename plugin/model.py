@@ -1,4 +1,4 @@
-"""The SwinGait-2D model, written once against what it needs of a host.
+"""The SwinGait models, 2D and 3D, written once against what they need of a host.
 
 A host is a gait framework: OpenGait, or the embedded runtime of `plugin.runtime`. It brings a base model and four
 building blocks; the network, its initial weights, its optimizer groups and its forward are here.
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plugin.backbone import SwinGait2DBackbone, translate_swingait_keys
+from plugin.backbone import SwinGait2DBackbone, SwinGait3DBackbone, translate_swingait_keys
 
-__all__ = ["Host", "make_swingait2d"]
+__all__ = ["Host", "make_models"]
 
 # Parameters of the transformer without weight decay, by a part of their name.
 _NO_DECAY = ("patch_embed", "norm", "position_bias")
@@ -24,7 +24,7 @@ _NO_DECAY = ("patch_embed", "norm", "position_bias")
 
 @dataclass(frozen=True)
 class Host:
-    """What the model needs of the framework it runs in."""
+    """What the models need of the framework they run in."""
 
     base_model: type[nn.Module]
     """Calls build_network, init_parameters and get_optimizer; offers get_backbone and msg_mgr.log_info."""
@@ -60,17 +60,24 @@ def init_weights(module: nn.Module) -> None:
         nn.init.zeros_(module.bias)
 
 
-def make_swingait2d(host: Host) -> type[nn.Module]:
-    """The model class `SwinGait2D` for a host."""
+def make_models(host: Host) -> dict[str, type[nn.Module]]:
+    """The model classes for a host, by the name that `model_cfg.model` has for them: SwinGait2D and SwinGait3D."""
 
-    class SwinGait2D(host.base_model):  # type: ignore[name-defined]
-        """SwinGait-2D with or without KP-RPE; which one is `model_cfg.backbone_cfg.position_bias`."""
+    class SwinGait(host.base_model):  # type: ignore[name-defined]
+        """SwinGait with or without KP-RPE; which one is `model_cfg.backbone_cfg.position_bias`."""
+
+        backbone: type[nn.Module]
 
         def build_network(self, model_cfg: dict[str, Any]) -> None:
             # The heads draw their weights first: they are then the same whatever the backbone's position bias draws.
             self.FCs = host.separate_fcs(**model_cfg["SeparateFCs"])
             self.BNNecks = host.separate_bnnecks(**model_cfg["SeparateBNNecks"])
-            self.Backbone: SwinGait2DBackbone = self.get_backbone(model_cfg["backbone_cfg"])
+            self.Backbone = self.get_backbone(model_cfg["backbone_cfg"])
+            if not isinstance(self.Backbone, self.backbone):
+                raise ValueError(
+                    f"model_cfg.backbone_cfg.type must be {self.backbone.__name__} for {type(self).__name__}, "
+                    f"got {type(self.Backbone).__name__}"
+                )
             self.TP = host.pack_sequence(torch.max)
             self.HPP = host.horizontal_pooling(bin_num=model_cfg["bin_num"])
 
@@ -105,7 +112,7 @@ def make_swingait2d(host: Host) -> type[nn.Module]:
             """
             streams, labels, _, _, seqL = inputs
             silhouettes = streams[0]
-            tokens = self.Backbone(silhouettes, streams[1] if len(streams) > 1 else None)
+            tokens = self.Backbone(silhouettes, streams[1] if len(streams) > 1 else None, seqL)
             pooled = self.TP(tokens, seqL, options={"dim": 2})[0]  # [n, c, h, w]
             parts = self.HPP(pooled)
             # SwinGait gives the lowest stripe a second, detached, head that is trained and not tested.
@@ -122,4 +129,14 @@ def make_swingait2d(host: Host) -> type[nn.Module]:
                 "inference_feat": {"embeddings": embeddings},
             }
 
-    return SwinGait2D
+    class SwinGait2D(SwinGait):
+        """Frame by frame until temporal pooling."""
+
+        backbone = SwinGait2DBackbone
+
+    class SwinGait3D(SwinGait):
+        """Convolutions and windows over neighbouring frames."""
+
+        backbone = SwinGait3DBackbone
+
+    return {"SwinGait2D": SwinGait2D, "SwinGait3D": SwinGait3D}

@@ -1,11 +1,14 @@
-"""Shifted-window transformer over the token maps of single frames, with a choice of position bias.
+"""Shifted-window transformer over the token maps of silhouettes, with a choice of position bias.
 
-Sources: Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030; Fan et al., "Exploring Deep
-Models for Practical Gait Recognition" (SwinGait), https://arxiv.org/abs/2303.03301; KP-RPE in windows: Kim et al.,
-CVPR 2024, https://arxiv.org/abs/2403.14852, section 5. With the plain table it computes what OpenGait's SwinGait
-(ShiqiYu/OpenGait@0efafd4) computes with windows of one frame, and its parameters have the same names but for those
-that `plugin.backbone.translate_swingait_keys` renames.
-Shape letters: F frames (of all sequences), C channels, H heads, W windows, n positions of a window, L keypoints.
+Windows span one frame (SwinGait-2D), or several neighbouring frames of a sequence (SwinGait).
+Sources: Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030, and "Video Swin Transformer",
+https://arxiv.org/abs/2106.13230; Fan et al., "Exploring Deep Models for Practical Gait Recognition" (SwinGait),
+https://arxiv.org/abs/2303.03301; KP-RPE in windows: Kim et al., CVPR 2024, https://arxiv.org/abs/2403.14852, section 5.
+With the plain table it computes what OpenGait's SwinGait (ShiqiYu/OpenGait@0efafd4) computes with the same windows,
+and its parameters have the same names but for those that `plugin.backbone.translate_swingait_keys` renames.
+Shape letters: N clips (sequences; single frames where windows span one), T frames of a clip, F frames of all
+sequences, C channels, H heads, S windows along time, W windows of a frame, t frames of a window and n positions in
+each of them, L keypoints.
 """
 
 from collections.abc import Sequence
@@ -15,11 +18,19 @@ import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
-from common.rpe import AttentionBias, PositionBias, PositionBiasSettings, Window, attention, window_partition
+from common.rpe import (
+    AttentionBias,
+    PositionBias,
+    PositionBiasSettings,
+    TimeWindow,
+    Window,
+    attention,
+    window_partition,
+)
 from common.rpe.grids import fixed_grid
 from common.rpe.tables import constant_table
 
-__all__ = ["SwinStage", "SwinTransformer2D"]
+__all__ = ["SwinStage", "SwinTransformer"]
 
 # What Swin adds to the logits between positions that only the cyclic shift made neighbours.
 _MASKED = -100.0
@@ -30,69 +41,117 @@ def _pad_to(size: int, multiple: int) -> int:
 
 
 @constant_table(maxsize=32)
-def _shift_mask(grid_hw: tuple[int, int], window: Window, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[W, 1, n, n]: 0 where two positions of a window are neighbours in the image too, else -100."""
+def _shift_mask(
+    grid_hw: tuple[int, int], window: Window, time: TimeWindow, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """[1 or 2, W, 1, t n, t n]: 0 where two positions of a window are neighbours in the clip too, else -100.
+
+    With a shift along time the last of the windows along time is the second item, and all others are the first.
+    """
     (rows, cols), (height, width), (down, right) = grid_hw, window.size_hw, window.shift_hw
     region = torch.zeros(rows + _pad_to(rows, height), cols + _pad_to(cols, width), device="cpu")
     region[region.shape[0] - down :] += 1
     region[:, region.shape[1] - right :] += 2
     windows = window_partition(region[..., None], window.size_hw)[..., 0]  # [W, n]
-    apart = windows[:, None, :, None] != windows[:, None, None, :]
+    after = torch.zeros(2 if time.shift else 1, time.size, device="cpu")
+    if time.shift:
+        after[1, time.size - time.shift :] = 4
+    regions = (after[:, None, :, None] + windows[:, None]).flatten(2)  # [1 or 2, W, t n]
+    apart = regions[:, :, None, :, None] != regions[:, :, None, None, :]
     return (apart * _MASKED).to(device, dtype)
 
 
 class WindowAttention(nn.Module):
-    """Multi-head self-attention inside the windows of one frame.
+    """Multi-head self-attention inside windows.
 
     Args:
         dim: C.
         num_heads: H, a divisor of C.
-        window: the window's size and shift.
+        window: the window's size and shift in a frame.
+        time: its size and shift along time; None: it sees one frame.
     """
 
-    def __init__(self, dim: int, num_heads: int, window: Window) -> None:
+    def __init__(self, dim: int, num_heads: int, window: Window, time: TimeWindow | None = None) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.window = window
+        self.time = time
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
-    def forward(self, x: Tensor, bias: Tensor | AttentionBias | None) -> Tensor:
-        """[F, rows, cols, C] to the same, under a bias that broadcasts to [F, W, H, n, n], or None."""
-        frames, rows, cols, dim = x.shape
-        (height, width), (down, right) = self.window
-        x = F.pad(x, (0, 0, 0, _pad_to(cols, width), 0, _pad_to(rows, height)))
-        padded_rows, padded_cols = x.shape[1:3]
-        shifted = bool(down or right)
+    def forward(self, x: Tensor, bias: Tensor | AttentionBias | None, num_sequences: int = 1) -> Tensor:
+        """[F, rows, cols, C] to the same, under a bias that broadcasts to the logits, or None.
+
+        Logits are [F, W, H, n, n], or [N, S, W, H, t n, t n] in windows over time, which the F / N frames of a sequence
+        are cut into.
+        """
+        rows, cols = x.shape[1:3]
+        height, width = self.window.size_hw
+        shifts: tuple[int, ...] = self.window.shift_hw
+        padding = [0, 0, 0, _pad_to(cols, width), 0, _pad_to(rows, height)]
+        time, length = None, 1
+        if self.time is not None:
+            x = x.unflatten(0, (num_sequences, -1))
+            length = x.shape[1]
+            time = self.time.within(length)
+            padding += [0, _pad_to(length, time.size)]
+            shifts = (time.shift, *shifts)
+        axes = tuple(range(-1 - len(shifts), -1))
+        x = F.pad(x, padding)
+        padded_rows = x.shape[-3]
+        shifted = any(shifts)
         if shifted:
-            x = torch.roll(x, (-down, -right), dims=(1, 2))
-        windows = window_partition(x, self.window.size_hw)  # [F, W, n, C]
+            x = torch.roll(x, tuple(-shift for shift in shifts), axes)
+        windows = window_partition(x, self.window.size_hw)  # [F, W, n, C] or [N, S t, W, n, C]
+        if time is not None:
+            windows = windows.unflatten(1, (-1, time.size)).transpose(2, 3).flatten(3, 4)  # [N, S, W, t n, C]
         qkv = self.qkv(windows).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.permute(3, 0, 1, 4, 2, 5).unbind(0)  # each [F, W, H, n, d]
-        mask = _shift_mask(fixed_grid((rows, cols)), self.window, query.dtype, query.device) if shifted else None
-        out = attention(query, key, value, bias, implementation="explicit", mask=mask).transpose(2, 3).flatten(3)
-        out = self.proj(out)
-        out = out.unflatten(1, (padded_rows // height, -1)).unflatten(3, (height, width))
-        out = out.transpose(2, 3).reshape(frames, padded_rows, padded_cols, dim)
+        query, key, value = qkv.movedim(-3, 0).transpose(-3, -2).unbind(0)  # each [..., H, n, d]
+        mask = self._mask((rows, cols), time, length, query) if shifted else None
+        out = attention(query, key, value, bias, implementation="explicit", mask=mask)
+        out = self.proj(out.transpose(-3, -2).flatten(-2))
+        if time is not None:
+            out = out.unflatten(3, (time.size, -1)).transpose(2, 3).flatten(1, 2)
+        out = out.unflatten(-3, (padded_rows // height, -1)).unflatten(-2, (height, width))
+        out = out.transpose(-4, -3).flatten(-3, -2).flatten(-4, -3)
         if shifted:
-            out = torch.roll(out, (down, right), dims=(1, 2))
-        return out[:, :rows, :cols]
+            out = torch.roll(out, shifts, axes)
+        out = out[..., :rows, :cols, :]
+        return out if time is None else out[:, :length].flatten(0, 1)
+
+    def _mask(self, grid_hw: tuple[int, int], time: TimeWindow | None, length: int, like: Tensor) -> Tensor:
+        """[W, 1, n, n] or [1 or S, W, 1, t n, t n]."""
+        mask = _shift_mask(fixed_grid(grid_hw), self.window, time or TimeWindow(), like.dtype, like.device)
+        if time is None:
+            return mask[0]
+        if not time.shift:
+            return mask
+        others = mask[:1].expand(time.count(length) - 1, *mask.shape[1:])
+        return torch.cat([others, mask[1:]])
 
 
 class SwinBlock(nn.Module):
     """Window attention and MLP, each behind a LayerNorm, with residuals and stochastic depth (one draw a sequence)."""
 
-    def __init__(self, dim: int, num_heads: int, window: Window, mlp_ratio: float, drop_path: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        window: Window,
+        mlp_ratio: float,
+        drop_path: float,
+        time: TimeWindow | None = None,
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attn = WindowAttention(dim, num_heads, window)
+        self.attn = WindowAttention(dim, num_heads, window, time)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor, bias: Tensor | AttentionBias | None, num_sequences: int) -> Tensor:
         """[F, rows, cols, C] to the same; frames of one sequence are neighbours and equally many in each."""
-        x = x + self._drop(self.attn(self.norm1(x), bias), num_sequences)
+        x = x + self._drop(self.attn(self.norm1(x), bias, num_sequences), num_sequences)
         return x + self._drop(self.mlp(self.norm2(x)), num_sequences)
 
     def _drop(self, x: Tensor, num_sequences: int) -> Tensor:
@@ -108,7 +167,7 @@ class SwinStage(nn.Module):
         depth: number of blocks.
         num_heads: H.
         grid_hw: (rows, cols) of the token map.
-        window_size: (rows, cols), neither larger than the map.
+        window_size: (rows, cols), neither larger than the map, or (frames, rows, cols).
         bias: what is added to the logits.
         mlp_ratio: hidden width of the MLP over C.
         drop_path: one rate a block.
@@ -121,7 +180,7 @@ class SwinStage(nn.Module):
         depth: int,
         num_heads: int,
         grid_hw: tuple[int, int],
-        window_size: tuple[int, int],
+        window_size: tuple[int, ...],
         bias: PositionBiasSettings,
         mlp_ratio: float,
         drop_path: Sequence[float],
@@ -129,20 +188,34 @@ class SwinStage(nn.Module):
     ) -> None:
         super().__init__()
         self.grid_hw = grid_hw
+        *_, rows, cols = window_size
+        num_frames = window_size[0] if len(window_size) == 3 else 1
         # A window as large as the map has no neighbours to shift towards.
-        half = tuple(0 if size >= cells else size // 2 for size, cells in zip(window_size, grid_hw, strict=True))
-        self.windows = [Window(window_size, (0, 0) if block % 2 == 0 else (half[0], half[1])) for block in range(depth)]
+        down, right = (0 if size >= cells else size // 2 for size, cells in zip((rows, cols), grid_hw, strict=True))
+        shifted = [block % 2 == 1 for block in range(depth)]
+        self.windows = [Window((rows, cols), (down, right) if shift else (0, 0)) for shift in shifted]
+        self.times: list[TimeWindow] | None = None
+        if num_frames > 1:
+            self.times = [TimeWindow(num_frames, num_frames // 2 if shift else 0) for shift in shifted]
         self.blocks = nn.ModuleList(
-            SwinBlock(dim, num_heads, window, mlp_ratio, drop_path[block]) for block, window in enumerate(self.windows)
+            SwinBlock(dim, num_heads, window, mlp_ratio, drop_path[block], self.times[block] if self.times else None)
+            for block, window in enumerate(self.windows)
         )
-        self.position_bias = PositionBias(bias, num_heads, dim // num_heads, depth, window_size)
+        self.position_bias = PositionBias(bias, num_heads, dim // num_heads, depth, (rows, cols), num_frames=num_frames)
         self.downsample = (
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim, bias=False)) if widen else nn.Identity()
         )
 
     def forward(self, x: Tensor, keypoints: Tensor | None, visibility: Tensor | None, num_sequences: int) -> Tensor:
         """[F, rows, cols, C], [F, L, 2], [F, L] to [F, rows, cols, C or 2 C]."""
-        biases = self.position_bias(self.grid_hw, keypoints, visibility, self.windows)
+        times = None
+        if self.times is not None:
+            keypoints, visibility = (
+                None if stream is None else stream.unflatten(0, (num_sequences, -1))
+                for stream in (keypoints, visibility)
+            )
+            times = [time.within(len(x) // num_sequences) for time in self.times]
+        biases = self.position_bias(self.grid_hw, keypoints, visibility, self.windows, times)
         for block, bias in zip(self.blocks, biases, strict=True):
             x = block(x, bias, num_sequences)
         return self.downsample(x)
@@ -160,7 +233,7 @@ class PatchEmbed(nn.Module):
         return self.norm(self.proj(x).permute(0, 2, 3, 1))
 
 
-class SwinTransformer2D(nn.Module):
+class SwinTransformer(nn.Module):
     """Patch embedding, stages, final LayerNorm.
 
     Args:
@@ -170,7 +243,7 @@ class SwinTransformer2D(nn.Module):
         embed_dim: C of the first stage; every stage but the last doubles it.
         depths: blocks of each stage.
         num_heads: heads of each stage.
-        window_size: (rows, cols) of a window, in tokens.
+        window_size: (rows, cols) of a window, in tokens, or (frames, rows, cols).
         bias: what is added to the attention logits.
         mlp_ratio: hidden width of the MLPs over their input's.
         drop_path_rate: of the last block; it grows linearly from 0 at the first.
@@ -187,7 +260,7 @@ class SwinTransformer2D(nn.Module):
         embed_dim: int,
         depths: Sequence[int],
         num_heads: Sequence[int],
-        window_size: tuple[int, int],
+        window_size: tuple[int, ...],
         bias: PositionBiasSettings,
         mlp_ratio: float,
         drop_path_rate: float,
@@ -196,7 +269,11 @@ class SwinTransformer2D(nn.Module):
         if any(size % patch_size for size in feature_size):
             raise ValueError(f"feature_size {tuple(feature_size)} must be multiples of patch_size {patch_size}")
         grid_hw = (feature_size[0] // patch_size, feature_size[1] // patch_size)
-        if any(size < 1 or size > cells for size, cells in zip(window_size, grid_hw, strict=True)):
+        if len(window_size) not in (2, 3) or window_size[0] < 1:
+            raise ValueError(
+                f"window_size must be (rows, cols) or (frames, rows, cols), all >= 1, got {tuple(window_size)}"
+            )
+        if any(size < 1 or size > cells for size, cells in zip(window_size[-2:], grid_hw, strict=True)):
             raise ValueError(f"window_size {tuple(window_size)} must be within the token map {grid_hw}")
         if len(depths) != len(num_heads):
             raise ValueError(f"one number of heads a stage: got depths {list(depths)} and num_heads {list(num_heads)}")
@@ -214,7 +291,7 @@ class SwinTransformer2D(nn.Module):
                     depth,
                     heads,
                     grid_hw,
-                    (window_size[0], window_size[1]),
+                    tuple(window_size),
                     bias,
                     mlp_ratio,
                     rates[first : first + depth],

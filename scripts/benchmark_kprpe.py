@@ -35,7 +35,7 @@ from common.rpe.attention import AttentionImplementation
 from common.runtime.benchmark import MEASURES, Candidate, environment, growth, measure, ratios, tensor_memory
 from common.runtime.files import write_text
 from face.models.vit import FaceViT, translate_cvlface_keys, vit_base, vit_small
-from plugin.swin import SwinTransformer2D
+from plugin.swin import SwinTransformer
 
 SIZES: dict[str, Callable[..., FaceViT]] = {"small": vit_small, "base": vit_base}
 FACES = {
@@ -190,7 +190,7 @@ def run_window(options: argparse.Namespace, _: Authors) -> Iterator[tuple[str, R
     """One row a position encoding."""
     models = {}
     for name, settings in WINDOW.items():
-        models[name] = SwinTransformer2D(bias=settings, **WINDOW_SHAPE).to(options.device)
+        models[name] = SwinTransformer(bias=settings, **WINDOW_SHAPE).to(options.device)
         for module in models[name].modules():
             if isinstance(module, PositionBias):
                 fill(module)

@@ -2,6 +2,7 @@
 
 from common.rpe.attention import AttentionBias, attention
 from common.rpe.buckets import DistanceMethod, bucket_ids, num_buckets
+from common.rpe.clip_rpe import ClipKeypointRPE, TimeWindow
 from common.rpe.grids import Window, grid_centres, window_centres, window_partition
 from common.rpe.image_rpe import ImageRPE
 from common.rpe.keypoint_rpe import KeypointBias, KeypointRPE, KeypointRPEForm, LayerBiases
@@ -10,6 +11,7 @@ from common.rpe.table_rpe import TableRPE
 
 __all__ = [
     "AttentionBias",
+    "ClipKeypointRPE",
     "DistanceMethod",
     "ImageRPE",
     "KeypointBias",
@@ -21,6 +23,7 @@ __all__ = [
     "PositionBiasName",
     "PositionBiasSettings",
     "TableRPE",
+    "TimeWindow",
     "Window",
     "attention",
     "bucket_ids",

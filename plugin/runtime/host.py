@@ -5,13 +5,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from plugin.backbone import SwinGait2DBackbone
-from plugin.model import Host, make_swingait2d
+from plugin.backbone import SwinGait2DBackbone, SwinGait3DBackbone
+from plugin.model import Host, make_models
 from plugin.runtime.modules import HorizontalPoolingPyramid, PackSequenceWrapper, SeparateBNNecks, SeparateFCs
 
 __all__ = ["BACKBONES", "MODELS", "BaseModel"]
 
-BACKBONES: dict[str, type[nn.Module]] = {"SwinGait2DBackbone": SwinGait2DBackbone}
+BACKBONES: dict[str, type[nn.Module]] = {
+    "SwinGait2DBackbone": SwinGait2DBackbone,
+    "SwinGait3DBackbone": SwinGait3DBackbone,
+}
 
 
 class BaseModel(nn.Module):
@@ -70,4 +73,4 @@ _HOST = Host(
     separate_bnnecks=SeparateBNNecks,
 )
 
-MODELS: dict[str, type[nn.Module]] = {"SwinGait2D": make_swingait2d(_HOST)}
+MODELS: dict[str, type[nn.Module]] = make_models(_HOST)

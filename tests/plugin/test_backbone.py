@@ -1,4 +1,4 @@
-"""The SwinGait-2D backbone: shapes, what confidences do, independence of frames, and its symmetry under a mirror.
+"""The SwinGait backbones: shapes, what confidences do, independence of frames, and its symmetry under a mirror.
 
 The mirror test is the one that holds the whole chain of conventions together. With every weight made symmetric, a
 mirrored silhouette with mirrored joints must give mirrored tokens; that needs x and y, left and right, query minus
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from common.keypoints import COCO_17, flip_keypoints
-from plugin.backbone import SwinGait2DBackbone, translate_swingait_keys
+from plugin.backbone import SwinGait2DBackbone, SwinGait3DBackbone, translate_swingait_keys
 
 SMALL = {
     "channels": (4, 6),
@@ -19,11 +19,13 @@ SMALL = {
     "window_size": (3, 2),
     "mlp_ratio": 2.0,
 }
+SMALL_3D = {**SMALL, "window_size": (3, 3, 2)}
 
 
-def small(rng, **settings):
+def small(rng, kind=SwinGait2DBackbone, **settings):
     """A small backbone in float64 with random weights everywhere, KP-RPE included."""
-    backbone = SwinGait2DBackbone(**{**SMALL, **settings}).double().eval()
+    base = SMALL if kind is SwinGait2DBackbone else SMALL_3D
+    backbone = kind(**{**base, **settings}).double().eval()
     with torch.no_grad():
         for name, tensor in backbone.state_dict().items():
             if not tensor.is_floating_point():
@@ -184,11 +186,11 @@ def make_symmetric(backbone):
                 module.weight.copy_((module.weight + module.weight.flip(-1)) / 2)
         for stage in backbone.transformer.layers:
             for rpe in stage.position_bias.tables:
-                rows, cols = rpe.window_size
                 table = rpe.relative_position_bias_table
-                grid = table.view(2 * rows - 1, 2 * cols - 1, -1)
+                grid = table.view(-1, 2 * rpe.window_size[-1] - 1, table.shape[1])
                 table.copy_(((grid + grid.flip(1)) / 2).reshape_as(table))
             kprpe = stage.position_bias.kprpe
+            kprpe = getattr(kprpe, "rpe", kprpe)
             if kprpe is not None:
                 side = 7  # 7 x 7 buckets of the product method at 1.9, rows times columns
                 weight = kprpe.weight.view(-1, side, side, 17, 2)
@@ -198,9 +200,10 @@ def make_symmetric(backbone):
                 kprpe.bias.copy_(((offset + offset.flip(2)) / 2).flatten())
 
 
+@pytest.mark.parametrize("kind", [SwinGait2DBackbone, SwinGait3DBackbone])
 @pytest.mark.parametrize(("position_bias", "grid"), [("table", "window"), ("kprpe", "window"), ("kprpe", "image")])
-def test_a_mirrored_walker_gives_mirrored_tokens(position_bias, grid, rng):
-    backbone = small(rng, position_bias=position_bias, keypoint_grid=grid)
+def test_a_mirrored_walker_gives_mirrored_tokens(position_bias, grid, kind, rng):
+    backbone = small(rng, kind, position_bias=position_bias, keypoint_grid=grid)
     # Strided convolutions see a mirror image only in an odd width; windows of two cells are shifted by half of it.
     silhouettes, keypoints = walkers(rng, width=45)
     mirrored = silhouettes.flip(-1)
@@ -292,3 +295,110 @@ def test_long_sequences_are_evaluated_in_stretches(position_bias, rng, monkeypat
     backbone.layer0.register_forward_hook(lambda module, args, out: counts.append(len(out)))
     torch.testing.assert_close(backbone(silhouettes, keypoints), whole)
     assert counts == [3, 3, 3, 1]
+
+
+def test_3d_shapes_and_parameters(rng):
+    """OpenGait's transformer has 9,757,056; KP-RPE has 35 numbers a bucket, offset in time, head and layer."""
+    silhouettes, keypoints = walkers(rng, 2, 4)
+    count = {}
+    for position_bias in ("none", "table", "kprpe"):
+        backbone = SwinGait3DBackbone(position_bias=position_bias).eval()
+        count[position_bias] = sum(parameter.numel() for parameter in backbone.transformer.parameters())
+        with torch.no_grad():
+            tokens = backbone(silhouettes.float(), keypoints.float())
+        assert tokens.shape == (2, 512, 4, 15, 10)
+        assert torch.isfinite(tokens).all()
+    assert count["table"] == 9_757_056
+    assert count["none"] == 9_757_056 - 5 * 5 * 9 * (4 * 16 + 2 * 32)
+    assert count["kprpe"] == count["none"] + 5 * 49 * 35 * (4 * 16 + 2 * 32)
+
+
+@pytest.mark.parametrize("grid", ["window", "image"])
+def test_3d_frames_see_neighbours_of_their_own_sequence(grid, rng):
+    """Sequences side by side, sequences end to end, and each alone give the same; what is in one stays in it."""
+    backbone = small(rng, SwinGait3DBackbone, keypoint_grid=grid)
+    lengths = [4, 1, 5]
+    silhouettes, keypoints = walkers(rng, 1, sum(lengths))
+    with torch.no_grad():
+        together = backbone(silhouettes, keypoints, torch.tensor([lengths]))
+        parts = zip(together.split(lengths, 2), silhouettes.split(lengths, 1), keypoints.split(lengths, 1), strict=True)
+        for tokens, *streams in parts:
+            torch.testing.assert_close(tokens, backbone(*streams), rtol=1e-11, atol=1e-11)
+        pair = silhouettes[:, :8].unflatten(1, (2, 4))[0], keypoints[:, :8].unflatten(1, (2, 4))[0]
+        side_by_side = backbone(*pair)
+        torch.testing.assert_close(side_by_side[:1], together[:, :, :4], rtol=1e-11, atol=1e-11)
+        changed = pair[0].clone(), pair[1].clone()
+        changed[0][1, 0], changed[1][1, 0] = 1 - pair[0][1, 0], pair[1][0, 1]
+        others = backbone(*changed)
+    torch.testing.assert_close(others[0], side_by_side[0], rtol=1e-11, atol=1e-11)
+    assert ((others[1] - side_by_side[1]).abs().amax((0, 2, 3)) > 1e-3).all()
+
+
+@pytest.mark.parametrize("grid", ["window", "image"])
+def test_3d_a_walk_backwards_gives_tokens_backwards(grid, rng):
+    """With weights that are symmetric in time. Each frame has its own joints, or the order of both would not matter."""
+    backbone = small(rng, SwinGait3DBackbone, keypoint_grid=grid)
+    silhouettes, keypoints = walkers(rng, 1, 3)  # as long as the window: no shift
+
+    def difference(points):
+        with torch.no_grad():
+            tokens, back = backbone(silhouettes, keypoints), backbone(silhouettes.flip(1), points)
+        return (back.flip(2) - tokens).abs().max() / tokens.abs().max()
+
+    assert difference(keypoints.flip(1)) > 0.01
+    with torch.no_grad():
+        for block in backbone.layer2:
+            block.shortcut3d.weight.copy_((block.shortcut3d.weight + block.shortcut3d.weight.flip(2)) / 2)
+        for stage in backbone.transformer.layers:
+            rpe = stage.position_bias.kprpe
+            for parameter in rpe.parameters():
+                offsets = parameter.view(rpe.num_layers, rpe.num_offsets, -1)
+                parameter.copy_(((offsets + offsets.flip(1)) / 2).view_as(parameter))
+    assert difference(keypoints.flip(1)) < 1e-11
+    assert difference(keypoints) > 1e-3
+    assert difference(keypoints[:, [2, 0, 1]]) > 1e-3
+
+
+def test_3d_bad_settings_and_inputs(rng):
+    with pytest.raises(
+        ValueError, match=r"window_size must be \(frames, rows, cols\) for SwinGait3DBackbone.*\(3, 2\)"
+    ):
+        SwinGait3DBackbone(**SMALL)
+    with pytest.raises(ValueError, match=r"window_size must be \(rows, cols\) for SwinGait2DBackbone.*\(3, 3, 2\)"):
+        SwinGait2DBackbone(**SMALL_3D)
+    with pytest.raises(ValueError, match=r"position_bias must be none, table or kprpe in windows of 3 frames.*'irpe'"):
+        SwinGait3DBackbone(**SMALL_3D, position_bias="irpe")
+    backbone = small(rng, SwinGait3DBackbone)
+    silhouettes, keypoints = walkers(rng, 2, 3)
+    for lengths, streams in (([3], (silhouettes, keypoints)), ([3, 1], (silhouettes[:1], keypoints[:1]))):
+        with pytest.raises(ValueError, match=r"seqL must be lengths >= 1 of sequences that lie end to end"):
+            backbone(*streams, torch.tensor([lengths]))
+    with pytest.raises(ValueError, match="seqL must be lengths >= 1"):
+        backbone(silhouettes[:1], keypoints[:1], torch.tensor([[0, 3]]))
+
+
+def test_keys_of_pseudo_3d_blocks():
+    """The names of 2D blocks; kernels over one frame or one place lose that axis."""
+    state = {
+        "layer2.0.conv1.forward_block.0.weight": torch.zeros(6, 4, 3, 3),
+        "layer2.0.conv1.forward_block.1.running_mean": torch.zeros(6),
+        "layer2.0.conv2.forward_block.0.weight": torch.zeros(6, 6, 3, 3),
+        "layer2.0.conv2.forward_block.1.weight": torch.zeros(6),
+        "layer2.0.shortcut3d.weight": torch.zeros(6, 6, 3, 1, 1),
+        "layer2.0.sbn.bias": torch.zeros(6),
+        "layer2.0.downsample.0.weight": torch.zeros(6, 4, 1, 1, 1),
+    }
+    shapes = {name: tuple(value.shape) for name, value in translate_swingait_keys(state).items()}
+    assert shapes == {
+        "layer2.0.conv1.weight": (6, 4, 3, 3),
+        "layer2.0.bn1.running_mean": (6,),
+        "layer2.0.conv2.weight": (6, 6, 3, 3),
+        "layer2.0.bn2.weight": (6,),
+        "layer2.0.shortcut3d.weight": (6, 6, 3, 1),
+        "layer2.0.sbn.bias": (6,),
+        "layer2.0.downsample.0.weight": (6, 4, 1, 1),
+    }
+    own = SwinGait3DBackbone(**SMALL_3D).state_dict()
+    ours = {name: tuple(value.shape) for name, value in own.items()}
+    assert all(ours[name] == shape for name, shape in shapes.items())
+    assert list(translate_swingait_keys(own)) == list(own)

@@ -1,12 +1,13 @@
 """Window attention against loops over windows, heads, queries and keys; stages; stochastic depth."""
 
+import itertools
 import math
 
 import pytest
 import torch
 
-from common.rpe import PositionBiasSettings, TableRPE, Window
-from plugin.swin import SwinBlock, SwinTransformer2D, WindowAttention
+from common.rpe import PositionBiasSettings, TableRPE, TimeWindow, Window
+from plugin.swin import SwinBlock, SwinTransformer, WindowAttention
 
 
 def attention_by_loop(attn, x, bias_of):
@@ -85,6 +86,90 @@ def test_window_attention_equals_the_definition(layer, kind, rng):
     torch.testing.assert_close(attn(x, bias), attention_by_loop(attn, x, bias_of), rtol=1e-11, atol=1e-11)
 
 
+def clip_attention_by_loop(attn, x, bias):
+    """Attention of one layer over time for clips [N, T, rows, cols, C], cell by cell.
+
+    As `attention_by_loop`, with a third axis; a clip that is no longer than the window is one window without a shift.
+
+    Args:
+        bias: [N, S, W, H, t n, t n].
+    """
+    clips, *cells_of_clip, dim = x.shape
+    frames = cells_of_clip[0]
+    size, shift = attn.time
+    sizes = (min(size, frames), *attn.window.size_hw)
+    shifts = (shift if frames > size else 0, *attn.window.shift_hw)
+    padded = [math.ceil(cells / side) * side for cells, side in zip(cells_of_clip, sizes, strict=True)]
+    heads, d = attn.num_heads, dim // attn.num_heads
+    counts = [cells // side for cells, side in zip(padded, sizes, strict=True)]
+    out = torch.zeros_like(x)
+    for clip, corner in itertools.product(range(clips), itertools.product(*map(range, counts))):
+        w = corner[1] * counts[2] + corner[2]
+        members = []  # (frame, row, col), and over which borders it went
+        for inside in itertools.product(*map(range, sizes)):
+            at = [c * side + i + s for c, side, i, s in zip(corner, sizes, inside, shifts, strict=True)]
+            wrapped = tuple(place >= cells for place, cells in zip(at, padded, strict=True))
+            members.append((tuple(place % cells for place, cells in zip(at, padded, strict=True)), wrapped))
+        real = [all(p < cells for p, cells in zip(place, cells_of_clip, strict=True)) for place, _ in members]
+        tokens = torch.stack([
+            x[(clip, *place)] if is_real else torch.zeros(dim, dtype=x.dtype)
+            for (place, _), is_real in zip(members, real, strict=True)
+        ])  # fmt: skip
+        query, key, value = attn.qkv(tokens).view(-1, 3, heads, d).unbind(1)
+        for i, (place, wrapped) in enumerate(members):
+            if not real[i]:
+                continue
+            merged = []
+            for head in range(heads):
+                logits = [
+                    float(query[i, head] @ key[j, head]) / math.sqrt(d)
+                    + float(bias[clip, corner[0], w, head, i, j])
+                    + (-100.0 if other != wrapped else 0.0)
+                    for j, (_, other) in enumerate(members)
+                ]
+                weights = [math.exp(logit - max(logits)) for logit in logits]
+                merged.append(sum(v / sum(weights) * value[j, head] for j, v in enumerate(weights)))
+            out[(clip, *place)] = attn.proj(torch.cat(merged))
+    return out
+
+
+CLIPS = {
+    "plain": (4, (2, 2), Window((2, 2)), TimeWindow(2)),
+    "shifted in time": (6, (2, 3), Window((2, 3)), TimeWindow(3, 1)),
+    "padded and shifted": (4, (3, 2), Window((2, 2), (1, 0)), TimeWindow(3, 1)),
+    "shifted by more": (5, (2, 3), Window((2, 2), (0, 1)), TimeWindow(3, 2)),
+    "shorter than the window": (2, (3, 3), Window((2, 2), (1, 1)), TimeWindow(3, 1)),
+    "one frame": (1, (2, 3), Window((2, 3)), TimeWindow(3, 1)),
+}
+
+
+@pytest.mark.parametrize("kind", ["none", "table", "clip", "window"])
+@pytest.mark.parametrize("layer", CLIPS)
+@torch.no_grad()
+def test_attention_over_time_equals_the_definition(layer, kind, rng):
+    frames, (rows, cols), window, time = CLIPS[layer]
+    clips, dim, heads = 2, 4, 2
+    attn = WindowAttention(dim, heads, window, time).double()
+    for parameter in attn.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=rng, dtype=torch.float64))
+    x = torch.randn(clips, frames, rows, cols, dim, generator=rng, dtype=torch.float64)
+    size = min(time.size, frames)
+    positions = size * math.prod(window.size_hw)
+    spans = math.ceil(frames / size)
+    count = math.ceil(rows / window.size_hw[0]) * math.ceil(cols / window.size_hw[1])
+    full = (clips, spans, count, heads, positions, positions)
+    bias = torch.randn(full, generator=rng, dtype=torch.float64)
+    if kind == "none":
+        bias = None
+    elif kind == "table":
+        bias = TableRPE((time.size, *window.size_hw), heads).double()()[:, :positions, :positions]
+    elif kind == "clip":
+        bias = bias[:, :, :1]
+    expected = clip_attention_by_loop(attn, x, torch.zeros(full) if bias is None else bias.expand(full))
+    found = attn(x.flatten(0, 1), bias, clips)
+    torch.testing.assert_close(found.unflatten(0, (clips, frames)), expected, rtol=1e-11, atol=1e-11)
+
+
 def test_the_mask_is_built_while_evaluating_and_used_in_training():
     attn, table = WindowAttention(4, 2, Window((2, 3), (1, 2))), TableRPE((2, 3), 2)
     x = torch.randn(1, 4, 9, 4)
@@ -110,7 +195,7 @@ def transformer(position_bias, **settings):
     }
     grid = settings.pop("keypoint_grid", "window")
     bias = PositionBiasSettings(position_bias=position_bias, num_keypoints=5, keypoint_grid=grid)
-    return SwinTransformer2D(**{**options, **settings}, bias=bias).eval()
+    return SwinTransformer(**{**options, **settings}, bias=bias).eval()
 
 
 @pytest.fixture
@@ -164,6 +249,33 @@ def test_shapes_and_shifts():
     assert [window.shift_hw for window in wide.layers[0].windows] == [(0, 0), (1, 0)]
 
 
+def test_shifts_over_time():
+    """Every second layer shifts along every axis on which there is somewhere to go."""
+    network = transformer("table", feature_size=(30, 20), window_size=(3, 3, 5), depths=(4, 2))
+    assert [layer.times for layer in network.layers] == [
+        [TimeWindow(3), TimeWindow(3, 1)] * 2,
+        [TimeWindow(3), TimeWindow(3, 1)],
+    ]
+    assert [window.shift_hw for window in network.layers[1].windows] == [(0, 0), (1, 2)]
+    assert network(torch.randn(4, 3, 30, 20), None, None, 1).shape == (4, 15, 10, 16)
+    # A window of one frame is no window over time.
+    assert [layer.times for layer in transformer("irpe", window_size=(1, 3, 2)).layers] == [None, None]
+
+
+@pytest.mark.parametrize("grid", ["window", "image"])
+def test_fresh_kprpe_over_time_changes_nothing(grid, inputs):
+    features, keypoints, visibility = inputs
+    plain, kprpe = (transformer(name, keypoint_grid=grid, window_size=(3, 3, 2)) for name in ("none", "kprpe"))
+    missing, unexpected = kprpe.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert all(".position_bias.kprpe." in name for name in missing)
+    with torch.no_grad():
+        assert torch.equal(kprpe(features, keypoints, visibility, 1), plain(features, None, None, 1))
+    # Every parameter learns, also where there is one frame and so no offset in time.
+    kprpe(features, keypoints, visibility, 4).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in kprpe.parameters())
+
+
 def test_stochastic_depth_drops_whole_sequences(rng):
     """Each branch is kept (and scaled) or dropped for all frames of a sequence together."""
     torch.manual_seed(0)
@@ -192,6 +304,9 @@ def test_stochastic_depth_grows_from_zero():
     [
         ({"window_size": (7, 2)}, r"window_size \(7, 2\) must be within the token map \(6, 4\)"),
         ({"window_size": (3, 0)}, r"window_size \(3, 0\) must be within the token map"),
+        ({"window_size": (0, 3, 2)}, r"window_size must be \(rows, cols\) or \(frames, rows, cols\), all >= 1"),
+        ({"window_size": (3,)}, r"window_size must be \(rows, cols\) or \(frames, rows, cols\).*got \(3,\)"),
+        ({"window_size": (3, 7, 2)}, r"window_size \(3, 7, 2\) must be within the token map \(6, 4\)"),
         ({"num_heads": (2, 3)}, "stage 1: 16 channels cannot be split into 3 heads"),
         ({"feature_size": (13, 8)}, r"feature_size \(13, 8\) must be multiples of patch_size 2"),
         ({"num_heads": (2, 4, 8)}, r"depths \[2, 2\] and num_heads \[2, 4, 8\]"),
