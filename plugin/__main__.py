@@ -5,16 +5,23 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from plugin.conditions import TestCondition
 
 __all__ = ["main"]
 
 _DESCRIPTION = """Train or test a gait model from a YAML of OpenGait's form, on the embedded runtime: CPU, one GPU, or
-several under torchrun, chosen by what is there."""
+several under torchrun, chosen by what is there. With --opengait, in OpenGait itself."""
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m plugin", description=_DESCRIPTION)
     parser.add_argument("--cfgs", type=Path, required=True, metavar="FILE", help="YAML of the run")
+    parser.add_argument(
+        "--opengait", type=Path, metavar="PATH", help="run in this checkout of OpenGait, which is not changed"
+    )
     parser.add_argument("--phase", choices=["train", "test"], default="train", help="default: train")
     parser.add_argument("--iter", type=int, default=0, metavar="N", help="restore the checkpoint of iteration N")
     parser.add_argument("--resume", action="store_true", help="restore the newest checkpoint, if there is one")
@@ -25,12 +32,23 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--output", type=Path, default=Path("output"), metavar="DIR", help="where output folders are (default: output)"
     )
-    parser.add_argument(
+    hard = parser.add_argument_group("conditions of a test (default: none)")
+    hard.add_argument(
         "--misalign",
         type=float,
         default=0.0,
         metavar="S",
-        help="test on crops shifted and scaled at random by up to this share of their size (default: 0)",
+        help="crops are shifted and scaled at random by up to this share of their size",
+    )
+    hard.add_argument(
+        "--joint-noise",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="standard deviation of noise on the joints, as a share of the silhouette's height",
+    )
+    hard.add_argument(
+        "--joint-loss", type=float, default=0.0, metavar="P", help="share of joints that go missing; 1: no poses"
     )
     parser.add_argument("--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS)
     parser.add_argument(
@@ -39,10 +57,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     if args.iter < 0 or args.seed < 0:
         parser.error("--iter and --seed must not be negative")
-    if not 0 <= args.misalign < 1:
-        parser.error(f"--misalign must be at least 0 and less than 1, got {args.misalign:g}")
-    if args.misalign and args.phase == "train":
-        parser.error("--misalign is a condition of --phase test")
+    for name, value in (
+        ("misalign", args.misalign),
+        ("joint-noise", args.joint_noise),
+        ("joint-loss", args.joint_loss),
+    ):
+        if not 0 <= value <= 1 or (name == "misalign" and value == 1):
+            parser.error(f"--{name} must be at least 0 and {'less than' if name == 'misalign' else 'at most'} 1")
+        if value and args.phase == "train":
+            parser.error(f"--{name} is a condition of --phase test")
+    if args.opengait is not None and args.seed:
+        parser.error("--seed is the embedded runtime's: OpenGait seeds each process with its rank")
     return args
 
 
@@ -50,6 +75,29 @@ def _plain(error: Exception) -> str:
     """What went wrong; of an error that a loader process met, without its traceback."""
     text = str(error).strip()
     return text.splitlines()[-1] if "DataLoader worker process" in text.split("\n", 1)[0] else text
+
+
+def _condition(args: argparse.Namespace) -> "TestCondition":
+    from plugin.conditions import TestCondition
+
+    return TestCondition(misalign=args.misalign, joint_noise=args.joint_noise, joint_loss=args.joint_loss)
+
+
+def _run_opengait(args: argparse.Namespace) -> None:
+    from common.runtime.settings import parse_overrides
+    from plugin.opengait.run import run_opengait
+
+    run_opengait(
+        args.opengait,
+        args.cfgs,
+        args.phase,
+        parse_overrides(args.overrides),
+        iteration=args.iter,
+        resume=args.resume,
+        log_to_file=args.log_to_file,
+        output=args.output,
+        condition=_condition(args),
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -61,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Imported late, so that --help and typing errors do not wait for torch.
         from common.runtime.distribution import leave_group
         from common.runtime.settings import parse_overrides
+
+        if args.opengait is not None:
+            _run_opengait(args)
+            return 0
         from plugin.runtime.runner import RunOptions, test, train
         from plugin.runtime.settings import load_gait_settings
 
@@ -70,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log_to_file=args.log_to_file,
             seed=args.seed,
             output=args.output,
-            misalign=args.misalign,
+            condition=_condition(args),
         )
         settings = load_gait_settings(args.cfgs, parse_overrides(args.overrides))
         stopped = None

@@ -21,6 +21,7 @@ from common.keypoints import fractions_to_pixels
 from common.runtime.arrays import load_array
 from common.runtime.files import write_text
 from common.runtime.settings import merge, parse_overrides
+from plugin.conditions import TestCondition
 from plugin.layout import KEYPOINTS_FILE, SILHOUETTES_FILE
 from plugin.partition import read_partition
 from plugin.pictures import draw_cmc, draw_sequences
@@ -157,7 +158,8 @@ def run_demo(out: Path, configs: Path, subjects: int, seed: int, overrides: Mapp
                 raise KeyboardInterrupt
         for condition, strength in (("clean", 0.0), (f"misaligned {MISALIGNMENT:.0%}", MISALIGNMENT)):
             with _timed(f"Test {model} on {condition} crops", seconds):
-                options = RunOptions(seed=seed, output=out / "output", resume=True, misalign=strength)
+                hard = TestCondition(misalign=strength)
+                options = RunOptions(seed=seed, output=out / "output", resume=True, condition=hard)
                 results[model, condition] = test(run, options)
     probes = read_partition(raw / "partition.json").probes
     _draw_some_sequences(out / "sequences.png", paired, probes, seed)

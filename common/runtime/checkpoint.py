@@ -30,6 +30,7 @@ __all__ = [
     "latest_checkpoint",
     "load_checkpoint",
     "load_weights",
+    "restore_weights",
     "save_checkpoint",
 ]
 
@@ -190,6 +191,32 @@ def load_weights(
         raise CheckpointError("\n".join([f"{source}: {reason}; nothing was restored", *details]))
     module.load_state_dict({name: found[name] for name in report.restored}, strict=False)
     return report
+
+
+def restore_weights(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    strict: bool,
+    translate: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> tuple[dict[str, Any], RestoreReport]:
+    """Read a checkpoint and copy what it has under `model` into a module.
+
+    Args:
+        module, strict, translate: as for `load_weights`.
+        path: as for `load_checkpoint`.
+
+    Returns:
+        All that the checkpoint holds (on the CPU), and what was and was not restored.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see those two; or a checkpoint without `model`.
+    """
+    checkpoint = load_checkpoint(path)
+    state = checkpoint.get("model")
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: a checkpoint needs the key 'model', found {sorted(map(str, checkpoint))}")
+    return checkpoint, load_weights(module, state, strict=strict, source=str(path), translate=translate)
 
 
 def _read(path: Path, map_location: Any, shown: Path | None = None, mmap: bool = False) -> dict[str, Any]:

@@ -29,7 +29,16 @@ from typing import Any, Literal, NoReturn, TypeVar, Union
 
 import yaml
 
-__all__ = ["ConfigError", "Whole", "build_settings", "load_settings", "merge", "parse_overrides", "to_mapping"]
+__all__ = [
+    "ConfigError",
+    "Whole",
+    "build_settings",
+    "load_settings",
+    "merge",
+    "parse_overrides",
+    "read_yaml",
+    "to_mapping",
+]
 
 T = TypeVar("T")
 
@@ -57,7 +66,7 @@ def load_settings(
         ConfigError: missing or unreadable file, YAML syntax, a key written twice, or any problem that
             `build_settings` finds; it names the file, and the line where the YAML itself is wrong.
     """
-    content = _read_yaml(Path(path))
+    content = read_yaml(Path(path))
     return build_settings(merge(merge(defaults or {}, content), overrides or {}), cls, source=str(path))
 
 
@@ -174,7 +183,12 @@ class _StrictLoader(yaml.SafeLoader):
         return node
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, as it stands.
+
+    Raises:
+        ConfigError: missing or unreadable file, YAML syntax, a key written twice, or no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:

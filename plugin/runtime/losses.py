@@ -36,7 +36,8 @@ class TripletLoss(nn.Module):
         Every subject must have the same number of sequences in the batch, as the sampler sees to. An anchor counts
         as a positive of itself, at distance 0.
         """
-        embeddings = gather_with_gradient(embeddings).permute(2, 0, 1).float()  # [p, n, c]
+        # In memory as OpenGait has them: an anchor's distance to itself is nothing but rounding, and should be theirs.
+        embeddings = gather_with_gradient(embeddings).permute(2, 0, 1).contiguous().float()  # [p, n, c]
         labels = gather_with_gradient(labels)
         squares = embeddings.square().sum(-1)
         distances = squares[:, :, None] + squares[:, None, :] - 2 * embeddings @ embeddings.transpose(1, 2)

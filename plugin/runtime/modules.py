@@ -47,6 +47,11 @@ class PackSequenceWrapper(nn.Module):
         return [torch.cat(parts) for parts in zip(*pooled, strict=True)]
 
 
+def _by_part(x: Tensor, weight: Tensor) -> Tensor:
+    """[n, c_in, p] times [p, c_in, c_out], part by part, to [n, c_out, p]."""
+    return (x.permute(2, 0, 1).contiguous() @ weight).permute(1, 2, 0).contiguous()
+
+
 class SeparateFCs(nn.Module):
     """One linear map a part, without bias."""
 
@@ -56,7 +61,7 @@ class SeparateFCs(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[n, c_in, p] to [n, c_out, p]."""
-        return torch.einsum("ncp,pcd->ndp", x, self.fc_bin)
+        return _by_part(x, self.fc_bin)
 
 
 class SeparateBNNecks(nn.Module):
@@ -85,4 +90,4 @@ class SeparateBNNecks(nn.Module):
         weight: Tensor = self.fc_bin
         if self.norm:
             x, weight = F.normalize(x, dim=1), F.normalize(weight, dim=1)
-        return x, torch.einsum("ncp,pcd->ndp", x, weight)
+        return x, _by_part(x, weight)

@@ -11,9 +11,9 @@ import os
 import signal
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,7 @@ from common.runtime.checkpoint import (
     checkpoint_path,
     checkpoints_after,
     latest_checkpoint,
-    load_checkpoint,
-    load_weights,
+    restore_weights,
     save_checkpoint,
 )
 from common.runtime.distribution import agree, gather_lists, make_accelerator, mix_seed, seed_everything
@@ -37,12 +36,22 @@ from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
 from common.runtime.settings import to_mapping
 from common.runtime.stop import StopSignals
-from plugin.evaluation import RetrievalResult, gait3d_evaluation
-from plugin.runtime.data import Batch, Collate, GaitDataset, InferenceSampler, TripletSampler, make_loader
+from common.runtime.sync_batch_norm import synchronise_batch_norm
+from plugin.conditions import TestCondition
+from plugin.evaluation import Protocol, ProtocolResult, RetrievalResult
+from plugin.runtime.data import (
+    Batch,
+    Collate,
+    GaitDataset,
+    GaitSequence,
+    InferenceSampler,
+    TripletSampler,
+    make_loader,
+)
 from plugin.runtime.host import MODELS, BaseModel
 from plugin.runtime.losses import LossAggregator
 from plugin.runtime.settings import EvaluatorSettings, GaitSettings, TrainerSettings
-from plugin.transforms import CropMisalignment, PairedCompose
+from plugin.transforms import PairedCompose
 
 __all__ = ["RunOptions", "TestResult", "test", "train"]
 
@@ -71,8 +80,8 @@ class RunOptions:
     output: Path = Path("output")
     """Where the output folders are."""
 
-    misalign: float = 0.0
-    """Test on crops shifted and scaled by up to this share."""
+    condition: TestCondition = field(default_factory=TestCondition)
+    """What a test does to crops and joints."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +91,10 @@ class TestResult:
     __test__ = False  # not a test case, whatever pytest makes of the name
 
     metrics: dict[str, float]
-    """scalar/test_accuracy/{Rank-1,Rank-5,Rank-10,mAP,mINP} in percent."""
+    """scalar/test_accuracy/{Rank-1,Rank-5,Rank-10,mAP,mINP} in percent; other names for other protocols."""
 
-    details: RetrievalResult
-    """CMC curve, and what single probes got."""
+    details: RetrievalResult | None
+    """CMC curve, and what single probes got, where the protocol is one ranking."""
 
     path: Path
     """The JSON file that holds them."""
@@ -112,11 +121,8 @@ def _build_model(settings: GaitSettings, training: bool, seed: int, log: RunLog)
 
 
 def _restore(model: BaseModel, path: Path, strict: bool, log: RunLog) -> dict[str, Any]:
-    checkpoint = load_checkpoint(path)
-    if not isinstance(checkpoint.get("model"), dict):
-        raise ValueError(f"{path}: a checkpoint needs the key 'model', found {sorted(map(str, checkpoint))}")
     translate = getattr(model, "translate_checkpoint", None)
-    report = load_weights(model, checkpoint["model"], strict=strict, source=str(path), translate=translate)
+    checkpoint, report = restore_weights(model, path, strict=strict, translate=translate)
     log.log_info(str(report))
     return checkpoint
 
@@ -135,26 +141,51 @@ class _Tester:
         evaluator = settings.evaluator_cfg
         self._evaluator, self._log, self._accelerator = evaluator, log, accelerator
         self._dataset = GaitDataset(settings.data_cfg, training=False, needs_keypoints=_needs_keypoints(settings))
-        indices = self._dataset.gallery_check(settings.data_cfg.remove_no_gallery)
-        left_out = len(self._dataset) - len(indices)
-        if left_out:
-            log.log_warning(f"{left_out} probes without gallery are left out (data_cfg.remove_no_gallery)")
-        self.condition = f"misaligned-{options.misalign:g}" if options.misalign else "clean"
+        self._protocol, indices = self._prepare(settings)
+        self.condition = options.condition.name
         transform = PairedCompose(evaluator.transform[0].trf_cfg)
-        if options.misalign:
-            transform.transforms.insert(0, CropMisalignment(shift=options.misalign, scale=options.misalign))
+        transform.transforms[:0] = options.condition.transforms()
         rank, world = accelerator.process_index, accelerator.num_processes
         sampler = InferenceSampler(indices, evaluator.sampler.batch_size, mix_seed(options.seed, 1), rank, world)
         collate = Collate(evaluator.sampler, transform)
         self._loader = make_loader(self._dataset, sampler, collate, settings.data_cfg.num_workers)
         log.log_info(
             f"Test set: {len(indices)} sequences of {len(self._dataset.label_set)} subjects, "
-            f"{len(self._dataset.probes)} probes named; condition: {self.condition}"
+            f"protocol {evaluator.eval_func}, condition: {self.condition}"
         )
 
+    def _prepare(self, settings: GaitSettings) -> tuple[Protocol, list[int]]:
+        """The protocol, and the sequences that it needs.
+
+        Raises:
+            ValueError: they cannot be tested so.
+        """
+        dataset, data, evaluator = self._dataset, settings.data_cfg, self._evaluator
+        indices = list(range(len(dataset)))
+        probes: frozenset[str] = frozenset()
+        if evaluator.eval_func == "evaluate_Gait3D":
+            indices = dataset.gallery_check(data.remove_no_gallery)
+            if len(indices) < len(dataset):
+                left_out = len(dataset) - len(indices)
+                self._log.log_warning(f"{left_out} probes without gallery are left out (data_cfg.remove_no_gallery)")
+            probes = dataset.probes & {dataset.sequences[index].name for index in indices}
+        protocol = Protocol(
+            evaluator.eval_func,
+            data.test_dataset_name or data.dataset_name,
+            probes,
+            evaluator.metric,
+            evaluator.cross_view_gallery,
+        )
+        names = _names([dataset.sequences[index] for index in indices])
+        protocol.check(*names)
+        needed = np.logical_or(*protocol.roles(*names))
+        if not needed.all():
+            self._log.log_info(f"{(~needed).sum()} sequences are neither probe nor gallery, and are not tested")
+        return protocol, [index for index, use in zip(indices, needed, strict=True) if use]
+
     @torch.no_grad()
-    def run(self, model: nn.Module) -> tuple[dict[str, float], RetrievalResult]:
-        """Metrics and their details, the same in every process."""
+    def run(self, model: nn.Module) -> ProtocolResult:
+        """What the protocol finds, the same in every process."""
         was_training = model.training
         model.eval()
         rows: list[tuple[str, np.ndarray]] = []
@@ -171,19 +202,16 @@ class _Tester:
         tested = [sequence for sequence in self._dataset.sequences if sequence.name in by_name]
         with warnings.catch_warnings(record=True) as remarks:
             warnings.simplefilter("always")
-            metrics, details = gait3d_evaluation(
-                np.stack([by_name[sequence.name] for sequence in tested]),
-                [sequence.label for sequence in tested],
-                [sequence.type for sequence in tested],
-                [sequence.view for sequence in tested],
-                self._dataset.probes & by_name.keys(),
-                metric=self._evaluator.metric,
-            )
+            found = self._protocol.evaluate(np.stack([by_name[sequence.name] for sequence in tested]), *_names(tested))
         for remark in remarks:
             self._log.log_warning(remark.message)
-        shown = ", ".join(f"{name.rsplit('/', 1)[-1]}: {value:.2f}" for name, value in metrics.items())
-        self._log.log_info(f"{self.condition}: {shown}")
-        return metrics, details
+        separator = "\n" if "\n" in found.text else " "
+        self._log.log_info(f"{self.condition}:{separator}{found.text}")
+        return found
+
+
+def _names(sequences: Sequence[GaitSequence]) -> tuple[list[str], list[str], list[str]]:
+    return [s.label for s in sequences], [s.type for s in sequences], [s.view for s in sequences]
 
 
 def _to_device(batch: Batch, device: torch.device) -> tuple[Any, ...]:
@@ -223,25 +251,26 @@ def test(settings: GaitSettings, options: RunOptions) -> TestResult:
             raise ValueError("evaluator_cfg.restore_hint is 0: testing needs a checkpoint")
         checkpoint = _restore(model, path, evaluator.restore_ckpt_strict, log)
         model.to(accelerator.device)
-        metrics, details = tester.run(model)
+        found = tester.run(model)
         target = folder / "results" / f"{path.stem}-{tester.condition}.json"
         if log.active:
-            _write_result(target, path, checkpoint.get("iteration"), tester.condition, metrics, details.cmc)
+            _write_result(target, path, checkpoint.get("iteration"), tester.condition, found)
             log.log_info(f"Results written to {target}")
-    return TestResult(metrics=metrics, details=details, path=target)
+    return TestResult(metrics=found.metrics, details=found.details, path=target)
 
 
-def _write_result(
-    target: Path, checkpoint: Path, iteration: int | None, condition: str, metrics: dict[str, float], cmc: np.ndarray
-) -> None:
+def _write_result(target: Path, checkpoint: Path, iteration: int | None, condition: str, found: ProtocolResult) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "checkpoint": str(checkpoint),
         "iteration": iteration,
         "condition": condition,
-        "metrics": {name.rsplit("/", 1)[-1]: round(float(value), 4) for name, value in metrics.items()},
-        "cmc": [round(float(value), 4) for value in cmc],
+        "metrics": {name.rsplit("/", 1)[-1]: round(float(value), 4) for name, value in found.metrics.items()},
     }
+    if found.details is not None:
+        content["cmc"] = [round(float(value), 4) for value in found.details.cmc]
+    for name, text in found.files.items():
+        write_text(target.with_name(f"{target.stem}-{name}"), text)
     write_text(target, json.dumps(content, indent=1) + "\n")
 
 
@@ -286,9 +315,7 @@ class _Trainer:
         self._losses = LossAggregator(settings.loss_cfg)
         checkpoint = self._restore_model()
         if trainer.sync_BN and accelerator.num_processes > 1:
-            if accelerator.device.type != "cuda":
-                raise ValueError("trainer_cfg.sync_BN needs CUDA devices; set it to false to train on several CPUs")
-            self._model = nn.SyncBatchNorm.convert_sync_batchnorm(self._model)
+            self._model = synchronise_batch_norm(self._model, accelerator.device)
         optimizer: Any = self._model.get_optimizer(to_mapping(settings.optimizer_cfg))
         self._network, self._optimizer = accelerator.prepare(self._model, optimizer)
         self._scheduler = self._model.get_scheduler(self._plain_optimizer(), to_mapping(settings.scheduler_cfg))
@@ -486,14 +513,14 @@ class _Trainer:
     def _test(self) -> None:
         if self._tester is None:
             return
-        metrics, _ = self._tester.run(self._model)
-        self._log.scalars(self.iteration, metrics)
+        self._log.scalars(self.iteration, self._tester.run(self._model).metrics)
         if self._trainer.fix_BN:
             self._model.fix_batch_norm()
 
     def _step(self, batch: Batch) -> bool:
         """One batch; False where half precision skipped the step."""
-        seed_everything(self._options.seed, self._batches_drawn, self._accelerator.process_index)
+        # The same in every process: what is drawn for a sequence depends on its place in the whole batch.
+        seed_everything(self._options.seed, self._batches_drawn)
         self._batches_drawn += 1
         inputs = _to_device(batch, self._accelerator.device)
         with self._accelerator.autocast():

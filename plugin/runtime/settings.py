@@ -12,6 +12,7 @@ from common.keypoints import COCO_17
 from common.rpe import DistanceMethod, KeypointGrid, KeypointRPEForm, PositionBiasName, PositionBiasSettings
 from common.rpe.image_rpe import ImageRPEPlaces
 from common.runtime.settings import ConfigError, load_settings
+from plugin.evaluation import EvalFunc, Protocol
 from plugin.transforms import PairedComposeSettings
 
 __all__ = ["GaitSettings", "load_gait_settings"]
@@ -72,7 +73,7 @@ class DataSettings:
     """Leave out probes whose subject has no gallery sequence, instead of refusing to test."""
 
     test_dataset_name: str | None = None
-    """In OpenGait's configs, for evaluators of other sets; evaluate_Gait3D does not need it."""
+    """What evaluators call the data set (OUMVLP, GREW, ...), if not dataset_name; evaluate_Gait3D does not ask."""
 
     cache: bool = False
     """Keep every sequence in memory once it is loaded."""
@@ -125,8 +126,11 @@ class EvaluatorSettings:
     restore_hint: int | str = 80000
     """Iteration, or path, of the checkpoint."""
 
-    eval_func: Literal["evaluate_Gait3D"] = "evaluate_Gait3D"
-    """Probes by name, all else gallery; Rank-1/5/10, mAP, mINP."""
+    eval_func: EvalFunc = "evaluate_Gait3D"
+    """The test protocol, see `plugin.evaluation.Protocol`. Its data set is data_cfg.test_dataset_name."""
+
+    cross_view_gallery: bool = False
+    """For evaluate_indoor_dataset: all views at once in the gallery."""
 
     sampler: EvaluatorSampler = field(default_factory=EvaluatorSampler)
 
@@ -239,10 +243,7 @@ class TrainerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackboneSettings:
-    """See `plugin.backbone.SwinGait2DBackbone`."""
-
-    type: Literal["SwinGait2DBackbone"]
+class _BackboneSettings:
     in_channels: int = 1
     channels: tuple[int, int] = (64, 128)
     layers: tuple[int, int, int, int] = (1, 4, 4, 2)
@@ -250,7 +251,6 @@ class BackboneSettings:
     patch_size: int = 2
     embed_dim: int = 256
     num_heads: tuple[int, int] = (16, 32)
-    window_size: tuple[int, int] = (3, 5)
     mlp_ratio: float = 4.0
     drop_path_rate: float = 0.1
     position_bias: PositionBiasName = "kprpe"
@@ -292,12 +292,47 @@ class BackboneSettings:
             for axis, size in enumerate(self.feature_size)
             if size % self.patch_size or size < 1
         ]
-        wrong += [
+        _refuse(wrong)
+
+    def _check_window(self, window_size: tuple[int, ...]) -> None:
+        """(rows, cols), or (frames, rows, cols)."""
+        first = len(window_size) - len(self.feature_size)
+        wrong = [
             f"window_size[{axis}] must be 1 to {size // self.patch_size}, the tokens along its axis, got {window}"
-            for axis, (window, size) in enumerate(zip(self.window_size, self.feature_size, strict=True))
+            for axis, (window, size) in enumerate(zip(window_size[first:], self.feature_size, strict=True), first)
             if not 1 <= window <= size // self.patch_size
         ]
         _refuse(wrong)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinGait2DBackboneSettings(_BackboneSettings):
+    """See `plugin.backbone.SwinGait2DBackbone`."""
+
+    type: Literal["SwinGait2DBackbone"]
+    window_size: tuple[int, int] = (3, 5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_window(self.window_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwinGait3DBackboneSettings(_BackboneSettings):
+    """See `plugin.backbone.SwinGait3DBackbone`."""
+
+    type: Literal["SwinGait3DBackbone"]
+    window_size: tuple[int, int, int] = (3, 3, 5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        frames = self.window_size[0]
+        _positive(**{"window_size[0]": frames})
+        if frames > 1 and self.position_bias in ("irpe", "irpe_bias"):
+            raise ValueError(
+                f"position_bias must be none, table or kprpe in windows of {frames} frames, got {self.position_bias!r}"
+            )
+        self._check_window(self.window_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -330,8 +365,8 @@ class SeparateBNNecksSettings:
 class ModelSettings:
     """The network."""
 
-    model: Literal["SwinGait2D"]
-    backbone_cfg: BackboneSettings
+    model: Literal["SwinGait2D", "SwinGait3D"]
+    backbone_cfg: SwinGait2DBackboneSettings | SwinGait3DBackboneSettings
     fcs: SeparateFCsSettings = field(metadata={"yaml": "SeparateFCs"})
     bnnecks: SeparateBNNecksSettings = field(metadata={"yaml": "SeparateBNNecks"})
     bin_num: list[int]
@@ -342,6 +377,10 @@ class ModelSettings:
             raise ValueError(f"bin_num must be numbers > 0, got {self.bin_num}")
         parts, wide = sum(self.bin_num) + 1, 2 * self.backbone_cfg.embed_dim
         wrong = []
+        if self.backbone_cfg.type != f"{self.model}Backbone":
+            wrong.append(
+                f"backbone_cfg.type must be {self.model}Backbone for {self.model}, got {self.backbone_cfg.type}"
+            )
         if self.fcs.parts_num != parts or self.bnnecks.parts_num != parts:
             wrong.append(
                 f"parts_num must be the sum of bin_num and 1, {parts}, in SeparateFCs and SeparateBNNecks, "
@@ -463,7 +502,11 @@ class GaitSettings:
     def __post_init__(self) -> None:
         prefixes = sorted(loss.log_prefix for loss in self.loss_cfg)
         if prefixes != ["softmax", "triplet"]:
-            raise ValueError(f"loss_cfg: SwinGait2D feeds the log_prefix softmax and triplet, got {prefixes}")
+            raise ValueError(f"loss_cfg: SwinGait feeds the log_prefix softmax and triplet, got {prefixes}")
+        evaluator, data = self.evaluator_cfg, self.data_cfg
+        if evaluator.eval_func != "evaluate_Gait3D" or evaluator.cross_view_gallery:
+            name = data.test_dataset_name or data.dataset_name
+            Protocol(evaluator.eval_func, name, cross_view_gallery=evaluator.cross_view_gallery)
 
 
 def load_gait_settings(path: str | Path, overrides: dict[str, Any] | None = None) -> GaitSettings:

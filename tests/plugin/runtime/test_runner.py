@@ -4,12 +4,12 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,6 +24,8 @@ from common.runtime import stop
 from common.runtime.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
 from common.runtime.distribution import make_accelerator
 from plugin.__main__ import main
+from plugin.conditions import TestCondition
+from plugin.evaluation import Protocol
 from plugin.runtime import runner
 from plugin.runtime.runner import RunOptions, train
 from plugin.runtime.settings import load_gait_settings
@@ -452,13 +454,6 @@ def test_second_stop_signal_counts_only_after_a_while(monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_synchronised_batch_norm_needs_cuda(config, monkeypatch):
-    two = SimpleNamespace(num_processes=2, process_index=0, is_main_process=True, device=torch.device("cpu"))
-    monkeypatch.setattr(runner, "make_accelerator", lambda *args: two)
-    with pytest.raises(ValueError, match=r"trainer_cfg\.sync_BN needs CUDA devices"):
-        train(config.settings(until(1, sync_BN=True)), options(config))
-
-
 def test_kills_leave_loadable_checkpoints(config):
     """SIGKILL at random moments of a run that saves at every iteration."""
     settings = config.settings(until(100_000, save_iter=1))
@@ -513,16 +508,16 @@ def test_test_phase_writes_its_figures(trained):
 def embeddings_of(config, monkeypatch, **changes):
     """What is evaluated, by the sequence's name."""
     seen = {}
-    real = runner.gait3d_evaluation
+    real = Protocol.evaluate
 
-    def spy(embeddings, labels, types, views, *args, **kwargs):
+    def spy(self, embeddings, labels, types, views):
         seen.update(zip(["-".join(x) for x in zip(labels, types, views, strict=True)], embeddings, strict=True))
-        return real(embeddings, labels, types, views, *args, **kwargs)
+        return real(self, embeddings, labels, types, views)
 
-    monkeypatch.setattr(runner, "gait3d_evaluation", spy)
-    misalign = changes.pop("misalign", 0.0)
-    result = runner.test(config.settings(changes), options(config, misalign=misalign))
-    monkeypatch.setattr(runner, "gait3d_evaluation", real)
+    hard = TestCondition(**{name: changes.pop(name) for name in ("misalign", "joint_loss") if name in changes})
+    with monkeypatch.context() as patched:
+        patched.setattr(Protocol, "evaluate", spy)
+        result = runner.test(config.settings(changes), options(config, condition=hard))
     return seen, result
 
 
@@ -544,6 +539,53 @@ def test_misaligned_condition_differs_and_is_deterministic(trained, monkeypatch)
     for name in clean:
         assert np.array_equal(moved[name], again[name])
         assert not np.allclose(moved[name], clean[name], atol=1e-3)
+
+
+def test_a_test_without_poses(trained, monkeypatch):
+    """Every joint is missing: the model runs, says something else, and it does not matter how crops move the joints."""
+    with_poses, _ = embeddings_of(trained, monkeypatch)
+    without, result = embeddings_of(trained, monkeypatch, joint_loss=1.0)
+    assert result.path.name == "tiny-00004-joint-loss-1.json"
+    for name in with_poses:
+        assert np.isfinite(without[name]).all()
+        assert not np.allclose(without[name], with_poses[name], rtol=0, atol=1e-6)
+    baseline = trained.settings(base="swingait2d")
+    train(baseline, options(trained, "baseline"))
+    plain = runner.test(baseline, options(trained, "baseline")).metrics
+    hard = options(trained, "baseline", condition=TestCondition(joint_loss=1.0))
+    assert runner.test(baseline, hard).metrics == plain
+
+
+def test_another_protocol(config, own_data):
+    """OUMVLP's: metrics by its own names, a table by view, no curve."""
+    config.data = own_data
+    for folder in own_data.root.iterdir():
+        old = sorted(folder.glob("*/*"))
+        for sequence, new in zip(old, ("00/000", "01/000", "01/030"), strict=True):
+            (folder / new).parent.mkdir(exist_ok=True)
+            sequence.rename(folder / new)
+        for kind in {sequence.parent for sequence in old}:
+            kind.rmdir()
+        shutil.copytree(folder / "01" / "030", folder / "00" / "030")
+    changes = {
+        "data_cfg": {"test_dataset_name": "OUMVLP"},
+        "evaluator_cfg": {"eval_func": "evaluate_indoor_dataset"},
+        "trainer_cfg": {"total_iter": 1},
+    }
+    settings = config.settings(changes)
+    train(settings, options(config))
+    result = runner.test(settings, options(config, iteration=1))
+    assert result.details is None
+    assert set(result.metrics) == {"scalar/test_accuracy/NM@R1"}
+    # 000 against 030 and back; the copied sequences are each other's nearest.
+    assert 50 <= result.metrics["scalar/test_accuracy/NM@R1"] <= 100
+    content = json.loads(result.path.read_text())
+    assert "cmc" not in content
+    assert set(content["metrics"]) == {"NM@R1"}
+
+    wrong = config.settings(changes | {"data_cfg": {"test_dataset_name": "SUSTech1K"}})
+    with pytest.raises(ValueError, match="unknown sequence type"):
+        runner.test(wrong, options(config, iteration=1))
 
 
 def test_test_phase_finds_the_newest_checkpoint(trained):

@@ -144,7 +144,7 @@ def test_all_problems_come_at_once(config):
         ({"loss_cfg": [{"type": "SupConLoss_Re", "log_prefix": "triplet"}]}, "'SupConLoss_Re' is not one of"),
         ({"optimizer_cfg": {"solver": "Adam"}}, "'Adam' is not one of AdamW, SGD"),
         ({"scheduler_cfg": {"scheduler": "StepLR"}}, "'StepLR' is not one of"),
-        ({"evaluator_cfg": {"eval_func": "evaluate_CCPG"}}, "'evaluate_CCPG' is not one of"),
+        ({"evaluator_cfg": {"eval_func": "evaluate_FreeGait"}}, "'evaluate_FreeGait' is not one of"),
         ({"trainer_cfg": {"sampler": {"sample_type": "all_ordered"}}}, "'all_ordered' is not one of"),
         ({"trainer_cfg": {"sampler": {"type": "CommonSampler"}}}, "'CommonSampler' is not one of"),
     ],
@@ -198,3 +198,8 @@ def test_overrides_merge_over_the_file(config):
     settings = load_gait_settings(path, {"trainer_cfg": {"total_iter": 9}, "model_cfg": {"bin_num": [6]}})
     expected = merge(to_mapping(load_gait_settings(path)), {"trainer_cfg": {"total_iter": 9}})
     assert to_mapping(settings) == expected
+
+
+def test_a_protocol_of_another_data_set_is_refused(config):
+    with pytest.raises(ConfigError, match="evaluate_CCPG knows the data sets CCPG, got 'walkers'"):
+        config.settings({"evaluator_cfg": {"eval_func": "evaluate_CCPG"}})

@@ -20,7 +20,7 @@ from common.runtime.arrays import save_array
 from common.runtime.settings import merge
 from plugin.runtime.settings import GaitSettings, load_gait_settings
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 TRAIN, TEST = ["0001", "0002", "0003", "0004", "0005"], ["0006", "0007", "0008"]
 SEQUENCES = [("camid0_videoid1", "seq0"), ("camid0_videoid1", "seq1"), ("camid1_videoid2", "seq0")]
 
