@@ -14,7 +14,7 @@ class Partition:
     train: tuple[str, ...]
     test: tuple[str, ...]
     probes: tuple[str, ...]
-    """ID-TYPE-VIEW."""
+    """ID-TYPE-VIEW. Empty for sets whose protocol tells probes by their types and views."""
 
     @property
     def subjects(self) -> frozenset[str]:
@@ -23,10 +23,11 @@ class Partition:
 
 
 def read_partition(path: str | Path) -> Partition:
-    """Read OpenGait's partition file.
+    """Read OpenGait's partition file: TRAIN_SET, TEST_SET and, of Gait3D, PROBE_SET.
 
     Raises:
-        ValueError: missing or unreadable file, no JSON, a missing key, or a value that is not a list of strings.
+        ValueError: missing or unreadable file, no JSON, TRAIN_SET or TEST_SET missing, or a value that is not a list
+            of strings.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -37,6 +38,7 @@ def read_partition(path: str | Path) -> Partition:
     keys = ("TRAIN_SET", "TEST_SET", "PROBE_SET")
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected an object with {', '.join(keys)}, found a {type(content).__name__}")
+    content.setdefault("PROBE_SET", [])
     problems = []
     for key in keys:
         value = content.get(key)

@@ -1,12 +1,13 @@
 """Which keypoint is which, which of them a mirror swaps, and which are joined by a line in a picture.
 
-Sources: COCO person keypoints (17 joints, the order of Gait3D's HRNet poses and of OpenGait), and the five face
-points of the community's 112 px alignment template, named by where they are in the image as CVLface orders them.
+Sources: COCO person keypoints (17 joints, the order of Gait3D's HRNet poses and of OpenGait); OpenPose's COCO model
+(18 joints, the order of OU-MVLP's poses); and the five face points of the community's 112 px alignment template, named
+by where they are in the image as CVLface orders them.
 """
 
 from dataclasses import dataclass
 
-__all__ = ["COCO_17", "FIVE_POINT_FACE", "SCHEMAS", "KeypointSchema"]
+__all__ = ["COCO_17", "FIVE_POINT_FACE", "OPENPOSE_18", "SCHEMAS", "KeypointSchema", "matching_order"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +92,50 @@ COCO_17 = KeypointSchema(
     ),
 )
 
+OPENPOSE_18 = KeypointSchema(
+    name="openpose18",
+    names=(
+        "nose",
+        "neck",
+        "right_shoulder",
+        "right_elbow",
+        "right_wrist",
+        "left_shoulder",
+        "left_elbow",
+        "left_wrist",
+        "right_hip",
+        "right_knee",
+        "right_ankle",
+        "left_hip",
+        "left_knee",
+        "left_ankle",
+        "right_eye",
+        "left_eye",
+        "right_ear",
+        "left_ear",
+    ),
+    flip_pairs=((2, 5), (3, 6), (4, 7), (8, 11), (9, 12), (10, 13), (14, 15), (16, 17)),
+    edges=(
+        (0, 1),
+        (0, 14),
+        (0, 15),
+        (14, 16),
+        (15, 17),
+        (1, 2),
+        (2, 3),
+        (3, 4),
+        (1, 5),
+        (5, 6),
+        (6, 7),
+        (1, 8),
+        (8, 9),
+        (9, 10),
+        (1, 11),
+        (11, 12),
+        (12, 13),
+    ),
+)
+
 FIVE_POINT_FACE = KeypointSchema(
     name="face5",
     names=("image_left_eye", "image_right_eye", "nose", "image_left_mouth", "image_right_mouth"),
@@ -98,4 +143,16 @@ FIVE_POINT_FACE = KeypointSchema(
     edges=((0, 2), (1, 2), (2, 3), (2, 4)),
 )
 
-SCHEMAS = {schema.name: schema for schema in (COCO_17, FIVE_POINT_FACE)}
+SCHEMAS = {schema.name: schema for schema in (COCO_17, OPENPOSE_18, FIVE_POINT_FACE)}
+
+
+def matching_order(source: KeypointSchema, target: KeypointSchema) -> list[int]:
+    """[L of target] indices: `keypoints[..., order, :]` brings keypoints of `source` into the order of `target`.
+
+    Raises:
+        ValueError: `target` has keypoints that `source` lacks.
+    """
+    missing = [name for name in target.names if name not in source.names]
+    if missing:
+        raise ValueError(f"schema {source.name} has no {', '.join(missing)}, which {target.name} needs")
+    return [source.names.index(name) for name in target.names]

@@ -6,8 +6,10 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import get_args
 
 from common.runtime.workers import exit_code, sigterm_interrupts
+from plugin.prepare.layouts import RAW_LAYOUTS, FrameNumber, SilhouettePixels
 from plugin.prepare.run import prepare
 from plugin.prepare.settings import PrepareSettings
 
@@ -22,6 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         process died, 2 for what the user must put right, 130 after Ctrl-C, 143 after SIGTERM.
     """
     arguments = _parser().parse_args(argv)
+    for patterns in ("silhouette_files", "pose_files"):
+        given = getattr(arguments, patterns)
+        setattr(arguments, patterns, None if given is None else tuple(given))
     try:
         settings = PrepareSettings(**vars(arguments))
         with sigterm_interrupts():
@@ -52,14 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m plugin.prepare",
-        description="Turn the Gait3D release (PNG silhouettes, text poses), or what OpenGait's pretreatment made of "
-        "it, into paired pickles of silhouettes and keypoints. A rerun goes on where an earlier one stopped.",
+        description="Turn a gait set (silhouettes and poses as released, or what OpenGait's scripts made of them) into "
+        "paired pickles of silhouettes and keypoints. A rerun goes on where an earlier one stopped. DATASETS.md beside "
+        "this package's README has the commands of each set.",
     )
     add = parser.add_argument
-    add("--silhouettes", type=Path, required=True, metavar="DIR", help="2D_Silhouettes of the release, or pickles")
-    add("--poses", type=Path, required=True, metavar="DIR", help="2D_Poses of the release, or pickles")
-    add("--partition", type=Path, required=True, metavar="FILE", help="JSON: TRAIN_SET, TEST_SET, PROBE_SET")
+    add("--silhouettes", type=Path, required=True, metavar="DIR", help="ID/type/view folders of silhouettes")
+    add("--poses", type=Path, required=True, metavar="DIR", help="ID/type/view folders of poses; may be the same")
+    add("--partition", type=Path, required=True, metavar="FILE", help="JSON: TRAIN_SET, TEST_SET, and PROBE_SET")
     add("--out", type=Path, required=True, metavar="DIR", help="where the prepared sequences go")
+    add("--dataset", choices=RAW_LAYOUTS, default="Gait3D", help="whose files they are (default Gait3D)")
     add("--width", type=int, choices=(64, 44), default=64, help="columns of the silhouettes (default 64)")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes (default: all cores)")
     add("--shard", type=_shard, metavar="I/N", help="do the I-th of N equal shares, I from 1 to N, for job arrays")
@@ -73,6 +80,12 @@ def _parser() -> argparse.ArgumentParser:
         help="what pickled poses are in: pixels of the human crop (default) or of the normalised silhouette. From "
         "pickled silhouettes the place of poses in crop pixels can only be estimated",
     )
+    layout = parser.add_argument_group("parts of the layout", "where they differ from those of --dataset")
+    add = layout.add_argument
+    add("--silhouette-files", nargs="+", metavar="PATTERN", help="files of a sequence's folder that are silhouettes")
+    add("--pose-files", nargs="+", metavar="PATTERN", help="those that are poses, such as '*-sync-*-Camera-Pose.pkl'")
+    add("--frame-number", choices=get_args(FrameNumber), help="which digits of a file's name number its frame")
+    add("--silhouette-pixels", choices=get_args(SilhouettePixels), help="whether PNG files are normalised already")
     return parser
 
 

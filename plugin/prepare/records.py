@@ -11,6 +11,7 @@ record follows. Killed at any moment, a run leaves sequences that are whole or a
 import dataclasses
 import json
 import os
+import pickle
 import shutil
 import uuid
 from dataclasses import dataclass, field
@@ -19,7 +20,6 @@ from urllib.parse import quote
 
 import numpy as np
 
-from common.runtime.arrays import save_array
 from common.runtime.files import write_text
 from plugin.layout import KEYPOINTS_FILE, SILHOUETTES_FILE
 
@@ -32,6 +32,12 @@ class JointCounts:
 
     size_mismatches: int = 0
     """Kept frames whose pose names another crop size than the PNG has; counted only."""
+
+    no_person: int = 0
+    """Kept frames in which nobody's pose was found; every joint is missing."""
+
+    several_people: int = 0
+    """Kept frames in which several people were found, and one was chosen."""
 
     missing_joints: int = 0
     """Joints of kept frames without a position, of 17 a frame."""
@@ -74,7 +80,8 @@ class SequenceRecord(JointCounts):
     """For each reason, what was said of the first such frame."""
 
     estimated: bool = False
-    """Whether the joints' place on the silhouette is an estimate (pickled silhouettes, poses in crop pixels)."""
+    """Whether the joints' place on the silhouette is an estimate: the silhouettes are normalised already, and the poses
+    in pixels of a crop that is lost."""
 
     bytes_written: tuple[int, int] | None = None
     """Sizes of the silhouettes' and the keypoints' file, by which the next run knows them to be whole."""
@@ -85,6 +92,13 @@ def _read_record(path: Path) -> SequenceRecord | None:
         return SequenceRecord(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):  # absent or not of our making: the sequence is done anew
         return None
+
+
+def _write_array(path: Path, array: np.ndarray) -> int:
+    """As `save_array`, without a name of its own until it is whole: its folder has one. Returns the bytes written."""
+    content = pickle.dumps(array, protocol=4)
+    path.write_bytes(content)
+    return len(content)
 
 
 class Ledger:
@@ -191,22 +205,26 @@ class Ledger:
         making = self.folder / "making" / quote(record.sequence, safe="")
         shutil.rmtree(making, ignore_errors=True)
         making.mkdir(parents=True)
-        save_array(making / SILHOUETTES_FILE, silhouettes)
-        save_array(making / KEYPOINTS_FILE, keypoints)
         record.bytes_written = (
-            (making / SILHOUETTES_FILE).stat().st_size,
-            (making / KEYPOINTS_FILE).stat().st_size,
+            _write_array(making / SILHOUETTES_FILE, silhouettes),
+            _write_array(making / KEYPOINTS_FILE, keypoints),
         )
         place = self.out / record.sequence
-        place.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(making, place)
+        try:
+            os.rename(making, place)
+        except FileNotFoundError:  # the first of its subject and type
+            place.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(making, place)
         self.write(record)
 
     def write(self, record: SequenceRecord) -> None:
         """Write one record."""
-        path = self._record_path(record.sequence)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(dataclasses.asdict(record)))
+        path, text = self._record_path(record.sequence), json.dumps(vars(record))
+        try:
+            write_text(path, text)
+        except FileNotFoundError:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
 
     def discard(self, sequence: str) -> None:
         """Remove what an earlier run wrote of this sequence.

@@ -72,8 +72,14 @@ class Report(JointCounts):
             f"{self.confident_joints} with confidence >= {self.settings['confident']}, "
             f"of which {_percent(self.on_share)} on the silhouette",
         ]
+        if self.no_person:
+            lines.append(f"frames without a person in their pose: {self.no_person} (kept, every joint missing)")
+        if self.several_people:
+            lines.append(f"frames with several people: {self.several_people} (the one on the silhouette is taken)")
         if self.estimated:
-            lines.append(f"sequences whose joints are placed by estimate (pickled silhouettes): {self.estimated}")
+            lines.append(
+                f"sequences whose joints are placed by estimate, their silhouettes' crop being lost: {self.estimated}"
+            )
         if self.low_sequences:
             lines.append(f"sequences with less than {_percent(self.low_share)}: {len(self.low_sequences)}")
             lines += [f"  {name}: {_percent(share)}" for name, share in [*self.low_sequences.items()][:_LISTED]]

@@ -16,8 +16,9 @@ from plugin.prepare.report import (
     probe_warnings,
     write_report,
 )
-from plugin.prepare.sequence import check_streams, prepare_sequence
+from plugin.prepare.sequence import prepare_sequence
 from plugin.prepare.settings import PrepareSettings
+from plugin.prepare.streams import check_streams
 
 __all__ = ["prepare"]
 
@@ -105,10 +106,10 @@ def _plan(settings: PrepareSettings, named: frozenset[str]) -> list[str]:
 
 
 def _warnings(report: Report, partition: Partition, written: Sequence[str], ledger: Ledger) -> list[str]:
-    if report.pending:
+    if report.pending and partition.probes:
         return ["probes without gallery are looked for when every sequence is done"]
     warnings = probe_warnings(partition, written)
     strangers = ledger.count() - report.planned
-    if strangers > 0:
+    if strangers > 0 and not report.pending:
         warnings.append(f"{strangers} sequences in {ledger.out} are of earlier runs with another input or partition")
     return warnings

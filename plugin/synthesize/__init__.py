@@ -1,4 +1,4 @@
-"""Synthetic walkers in the raw layout of Gait3D, so that everything can be run without a data set of people.
+"""Synthetic walkers in the raw layout of Gait3D and other gait sets, so that everything can be run without people.
 
 They say nothing about accuracy on people. `python -m plugin.synthesize --help`, or `synthesize` from Python.
 """
@@ -9,20 +9,24 @@ from plugin.synthesize.dataset import (
     NOTE,
     Frame,
     partition,
+    places,
     render_sequence,
     sequence_names,
     subject_of,
     synthesize,
 )
-from plugin.synthesize.settings import SynthesisSettings
+from plugin.synthesize.layouts import Place
+from plugin.synthesize.settings import LAYOUT_NAMES, SynthesisSettings
 from plugin.synthesize.walker import Body, Gait, Subject, Take, Walk, draw_subject, draw_take, walk
 
 __all__ = [
+    "LAYOUT_NAMES",
     "NOTE",
     "Body",
     "Camera",
     "Frame",
     "Gait",
+    "Place",
     "Subject",
     "SynthesisSettings",
     "Take",
@@ -34,6 +38,7 @@ __all__ = [
     "look",
     "main",
     "partition",
+    "places",
     "render_sequence",
     "sequence_names",
     "subject_of",

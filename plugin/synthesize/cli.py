@@ -18,7 +18,7 @@ __all__ = ["main"]
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m plugin.synthesize",
-        description=f"Write a data set of walkers in the raw layout of Gait3D. {NOTE}",
+        description=f"Write a data set of walkers in the raw layout of a gait set. {NOTE}",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="new or empty folder to write to")
     for entry in fields(SynthesisSettings):
@@ -26,7 +26,8 @@ def _parser() -> argparse.ArgumentParser:
             f"--{entry.name.replace('_', '-')}",
             type=type(entry.default),
             default=entry.default,
-            metavar="N" if isinstance(entry.default, int) else "X",
+            choices=entry.metadata.get("choices"),
+            metavar={str: "SET", int: "N", float: "X"}[type(entry.default)],
             help=f"{entry.metadata['text']} (default: %(default)s)",
         )
     cores = os.cpu_count() or 1

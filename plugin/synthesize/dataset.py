@@ -1,9 +1,7 @@
-"""Whole data sets of synthetic walkers in the raw layout of Gait3D.
+"""Whole data sets of synthetic walkers in the raw layout of Gait3D or another set (layouts.py).
 
-Layout (as of the Gait3D release): `2D_Silhouettes/ID/camidC_videoidV/seqS/human_crop_fNNN.png` and, of the same
-name, `2D_Poses/.../human_crop_fNNN.txt` with one comma-separated line: crop width and height, then x, y and
-confidence of the 17 COCO joints in pixels of the same crop; `partition.json` with TRAIN_SET, TEST_SET, PROBE_SET.
-`settings.json` says how the set was made.
+Beside the sequences, `partition.json` has TRAIN_SET and TEST_SET and, of Gait3D, PROBE_SET; `settings.json` says how
+the set was made.
 
 Every random number comes from a generator of its own for (seed, what for, subject, sequence): the bytes depend
 neither on the number of processes nor on how many subjects there are.
@@ -11,22 +9,21 @@ neither on the number of processes nor on how many subjects there are.
 
 import json
 import os
-from collections import Counter
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import IntEnum
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from common.runtime.files import write_bytes, write_text
+from common.runtime.files import write_text
 from common.runtime.progress import progress_bar
 from common.runtime.workers import work_all
 from plugin.synthesize.camera import draw_cameras, look
 from plugin.synthesize.detector import crop_boxes, estimate_joints, occluder_polygons
+from plugin.synthesize.layouts import LAYOUTS, Frame, Place
 from plugin.synthesize.render import draw, joints_seen
 from plugin.synthesize.settings import SynthesisSettings
 from plugin.synthesize.walker import Subject, draw_subject, draw_take, walk
@@ -36,6 +33,7 @@ __all__ = [
     "Frame",
     "is_unfinished",
     "partition",
+    "places",
     "render_sequence",
     "sequence_names",
     "subject_of",
@@ -63,19 +61,7 @@ class _For(IntEnum):
     OCCLUDER = 7
     JOINTS = 8
     DROPS = 9
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A frame of a sequence: its number, silhouette [h, w] of 0 and 255, joints [17, 3] in pixels of that crop.
-
-    Either may be None in a set with dropped frames; `size_wh` is the crop's in any case.
-    """
-
-    number: int
-    size_wh: tuple[int, int]
-    silhouette: NDArray[np.uint8] | None
-    joints: NDArray[np.float64] | None
+    PEOPLE = 10
 
 
 def _generator(seed: int, purpose: _For, subject: int = 0, sequence: int = 0) -> np.random.Generator:
@@ -87,34 +73,31 @@ def subject_of(settings: SynthesisSettings, subject: int) -> Subject:
     return draw_subject(_generator(settings.seed, _For.SUBJECT, subject))
 
 
-def _places(settings: SynthesisSettings, subject: int) -> list[tuple[int, int]]:
-    """(camera, video) of each sequence: every camera once before any twice, any of three videos."""
-    rng, count = _generator(settings.seed, _For.PLAN, subject), settings.sequences_per_subject
-    cameras = np.resize(rng.permutation(settings.cameras), count)
-    return [(int(camera), int(video)) for camera, video in zip(cameras, rng.integers(1, 4, count), strict=True)]
+def places(settings: SynthesisSettings, subject: int) -> list[Place]:
+    """Folder and camera of each of a subject's sequences."""
+    layout, train = LAYOUTS[settings.layout], subject < settings.train_subjects
+    rng = _generator(settings.seed, _For.PLAN, subject)
+    name = layout.subject_id(subject, train)
+    return layout.places(name, train, settings.cameras, settings.sequences_per_subject, rng)
 
 
 def sequence_names(settings: SynthesisSettings, subject: int) -> list[tuple[str, str, str]]:
-    """(ID, camidC_videoidV, seqS) of a subject's sequences; S counts those of one camera and video."""
-    taken: Counter[str] = Counter()
-    names = []
-    for camera, video in _places(settings, subject):
-        place = f"camid{camera}_videoid{video}"
-        names.append((f"{subject:04d}", place, f"seq{taken[place]}"))
-        taken[place] += 1
-    return names
+    """(ID, type, view) of a subject's sequences."""
+    return [place.folder for place in places(settings, subject)]
 
 
 def partition(settings: SynthesisSettings) -> dict[str, list[str]]:
-    """TRAIN_SET and TEST_SET ids, and PROBE_SET sequences as "ID-camidC_videoidV-seqS"."""
-    ids = [f"{subject:04d}" for subject in range(settings.subjects)]
-    probes = [
-        "-".join(name)
-        for subject in range(settings.train_subjects, settings.subjects)
-        for name in sequence_names(settings, subject)[: settings.probes_per_subject]
-    ]
-    split = settings.train_subjects
-    return {"TRAIN_SET": ids[:split], "TEST_SET": ids[split:], "PROBE_SET": probes}
+    """TRAIN_SET and TEST_SET ids and, where the set names its probes, PROBE_SET as "ID-TYPE-VIEW"."""
+    layout, split = LAYOUTS[settings.layout], settings.train_subjects
+    ids = [layout.subject_id(subject, subject < split) for subject in range(settings.subjects)]
+    parts = {"TRAIN_SET": ids[:split], "TEST_SET": [*ids[split:], *(layout.others if ids[split:] else ())]}
+    if layout.named_probes:
+        parts["PROBE_SET"] = [
+            "-".join(name)
+            for subject in range(split, settings.subjects)
+            for name in sequence_names(settings, subject)[: settings.probes_per_subject]
+        ]
+    return parts
 
 
 def _frame_numbers(settings: SynthesisSettings, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -142,7 +125,7 @@ def render_sequence(settings: SynthesisSettings, subject: int, sequence: int) ->
     """
     for name, value, end in (
         ("subject", subject, settings.subjects),
-        ("sequence", sequence, settings.sequences_per_subject),
+        ("sequence", sequence, len(places(settings, subject))),
     ):
         if not 0 <= value < end:
             raise ValueError(f"{name} must be in 0..{end - 1}, got {value}")
@@ -156,7 +139,7 @@ def render_sequence(settings: SynthesisSettings, subject: int, sequence: int) ->
     size, nearing = zoom_rng.uniform(0.93, 1.07), zoom_rng.uniform(-0.1, 0.1)
     zoom = size * np.exp(np.linspace(-nearing, nearing, len(numbers)))
     cameras = draw_cameras(_generator(settings.seed, _For.CAMERAS), settings.cameras)
-    camera = cameras[_places(settings, subject)[sequence][0]]
+    camera = cameras[places(settings, subject)[sequence].camera]
     view = look(camera, walk(subject_of(settings, subject), draw_take(rng(_For.TAKE)), times), zoom)
 
     boxes = crop_boxes(view, settings.miscrop, rng(_For.CROPS))
@@ -181,24 +164,12 @@ def render_sequence(settings: SynthesisSettings, subject: int, sequence: int) ->
     ]
 
 
-def _pose_line(size_wh: tuple[int, int], joints: NDArray[np.float64]) -> str:
-    return ",".join([*map(str, size_wh), *(f"{value:.3f}" for value in joints.ravel())]) + "\n"
-
-
 def _write_sequence(settings: SynthesisSettings, out: Path, task: tuple[int, int]) -> int:
     """Render and write one sequence; returns its number of frames."""
     subject, sequence = task
-    folder = Path(*sequence_names(settings, subject)[sequence])
-    silhouettes, poses = out / "2D_Silhouettes" / folder, out / "2D_Poses" / folder
-    silhouettes.mkdir(parents=True)
-    poses.mkdir(parents=True)
+    folder = places(settings, subject)[sequence].folder
     frames = render_sequence(settings, subject, sequence)
-    for frame in frames:
-        name = f"human_crop_f{frame.number}"
-        if frame.silhouette is not None:
-            write_bytes(silhouettes / f"{name}.png", cv2.imencode(".png", frame.silhouette)[1].tobytes())
-        if frame.joints is not None:
-            write_text(poses / f"{name}.txt", _pose_line(frame.size_wh, frame.joints))
+    LAYOUTS[settings.layout].write(out, folder, frames, _generator(settings.seed, _For.PEOPLE, subject, sequence))
     return len(frames)
 
 
@@ -237,10 +208,10 @@ def synthesize(
         progress: show a bar over the sequences.
 
     Returns:
-        `out`, holding 2D_Silhouettes, 2D_Poses, settings.json and, written last, partition.json.
+        `out`, holding the set's folders, settings.json and, written last, partition.json.
 
     Raises:
-        ValueError: workers below 1.
+        ValueError: workers below 1, or more cameras than the set has names for.
         FileExistsError: `out` is a file, or a folder that is not empty. Nothing is written then.
         OSError: `out` cannot be written (any more); a set without partition.json is not whole.
         BrokenProcessPool: a worker process died, killed for its memory perhaps.
@@ -249,11 +220,14 @@ def synthesize(
     workers = (os.cpu_count() or 1) if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers must be >= 1, got {workers}")
+    most = LAYOUTS[settings.layout].most_cameras
+    if settings.cameras > most:
+        raise ValueError(f"cameras must be <= {most} for {settings.layout}, which names so many views")
     _check_new(out)
     out.mkdir(parents=True, exist_ok=True)
     record = {"made_by": MADE_BY, "note": NOTE, "settings": asdict(settings)}
     write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")
-    tasks = [(s, q) for s in range(settings.subjects) for q in range(settings.sequences_per_subject)]
+    tasks = [(s, q) for s in range(settings.subjects) for q in range(len(places(settings, s)))]
     with (
         progress_bar(total=len(tasks), unit="sequence", disable=not progress) as bar,
         closing(work_all(partial(_write_sequence, settings, out), tasks, workers)) as written,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.keypoints import COCO_17, FIVE_POINT_FACE, SCHEMAS, KeypointSchema
+from common.keypoints import COCO_17, FIVE_POINT_FACE, OPENPOSE_18, SCHEMAS, KeypointSchema, matching_order
 
 
 def test_coco_names_are_in_coco_order():
@@ -39,7 +39,15 @@ def test_lines_connect_every_keypoint_and_mirror_onto_lines(schema):
 
 
 def test_schemas_are_found_by_name():
-    assert SCHEMAS == {"coco17": COCO_17, "face5": FIVE_POINT_FACE}
+    assert SCHEMAS == {"coco17": COCO_17, "openpose18": OPENPOSE_18, "face5": FIVE_POINT_FACE}
+
+
+def test_openpose_to_coco_is_the_order_that_ou_mvlp_is_converted_by():
+    order = matching_order(OPENPOSE_18, COCO_17)
+    assert order == [0, 15, 14, 17, 16, 5, 2, 6, 3, 7, 4, 11, 8, 12, 9, 13, 10]  # OpenGait's datasets/OUMVLP
+    assert [OPENPOSE_18.names[index] for index in order] == list(COCO_17.names)
+    with pytest.raises(ValueError, match="schema coco17 has no neck, which openpose18 needs"):
+        matching_order(COCO_17, OPENPOSE_18)
 
 
 @pytest.mark.parametrize(

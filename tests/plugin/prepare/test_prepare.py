@@ -130,7 +130,7 @@ def test_sequences_that_fail_are_lines_in_the_report(raw, tmp_path):
         4: "human_crop_f01.png and human_crop_f1.png are both frame 1",
         5: "1 usable frames, --min-frames asks for 2 \\(2 empty_silhouette\\)",
         6: r"seq0\.pkl: not a whole pickled NumPy array",
-        7: r"expected \.txt files or one \.pkl, found 0 and 0",
+        7: r"expected \*\.txt files or one \*\.pkl, found no files",
         8: r"holds 2-other\.pkl, which OpenGait would read",
     }
     assert sorted(report.failed) == [place(index) for index in sorted(expected)]
@@ -360,6 +360,7 @@ def test_shards_and_workers_merge_to_one_run(raw, tmp_path):
 def test_merged_report_of_the_first_shard_counts_what_is_still_to_do(raw, tmp_path):
     for index in range(4):
         raw.write(f"000{index}/camid0_videoid1/seq0", range(2))
+    raw.subjects.update(TEST_SET=[f"000{index}" for index in range(4)], PROBE_SET=["0001-camid0_videoid1-seq0"])
     prepare(raw.settings(tmp_path / "out", shard=(1, 2)))
     merged = json.loads((tmp_path / "out/.prepare/report.json").read_text())
     assert (merged["planned"], merged["written"], merged["pending"]) == (4, 2, 2)
@@ -431,7 +432,7 @@ def test_bad_settings_stop_before_any_work(raw, tmp_path):
     for text, message in (
         ("{", "is not JSON"),
         ("[]", "expected an object with TRAIN_SET, TEST_SET, PROBE_SET, found a list"),
-        ('{"TRAIN_SET": [1], "TEST_SET": []}', "TRAIN_SET is not a list of strings; PROBE_SET is missing"),
+        ('{"TRAIN_SET": [1]}', "TRAIN_SET is not a list of strings; TEST_SET is missing"),
         ('{"TRAIN_SET": ["7"], "TEST_SET": [], "PROBE_SET": []}', "names none of the 1 subjects"),
     ):
         settings.partition.write_text(text)
@@ -490,7 +491,7 @@ def test_both_pickled(width, raw, pickled, tmp_path):
     pickles = {"silhouettes": tmp_path / "silhouettes", "poses": tmp_path / "poses", "width": width}
     report = prepare(raw.settings(tmp_path / "out", **pickles))
     assert report.estimated == 1
-    assert "placed by estimate (pickled silhouettes): 1" in report.to_text()
+    assert "placed by estimate, their silhouettes' crop being lost: 1" in report.to_text()
     found_silhouettes, found_keypoints = read(tmp_path / "out")
     np.testing.assert_array_equal(found_silhouettes, silhouettes[:, :, cut : 64 - cut])
     error = np.hypot(*np.moveaxis(found_keypoints - keypoints + [cut, 0, 0], -1, 0)[:2])
