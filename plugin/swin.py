@@ -14,8 +14,9 @@ each of them, L keypoints.
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from timm.layers import DropPath, Mlp
+from timm.layers import Mlp
 from torch import Tensor, nn
 
 from common.rpe import (
@@ -97,7 +98,8 @@ class WindowAttention(nn.Module):
             padding += [0, _pad_to(length, time.size)]
             shifts = (time.shift, *shifts)
         axes = tuple(range(-1 - len(shifts), -1))
-        x = F.pad(x, padding)
+        if any(padding):  # F.pad copies even where there is nothing to add
+            x = F.pad(x, padding)
         padded_rows = x.shape[-3]
         shifted = any(shifts)
         if shifted:
@@ -130,6 +132,35 @@ class WindowAttention(nn.Module):
         return torch.cat([others, mask[1:]])
 
 
+class DropPath(nn.Module):
+    """Stochastic depth: in training, a branch is left out for a whole sequence.
+
+    Several processes that draw from the same seed draw for the whole batch, of which each has every so many-th sequence
+    (as the sampler shares them out): they then train as one process does.
+
+    Args:
+        drop_prob: probability of leaving out; what stays is scaled up to make up for it.
+    """
+
+    def __init__(self, drop_prob: float) -> None:
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def extra_repr(self) -> str:
+        return f"drop_prob={self.drop_prob:g}"
+
+    def forward(self, x: Tensor, num_sequences: int) -> Tensor:
+        """[F, ...] to the same; frames of one sequence are neighbours and equally many in each."""
+        if not self.training or self.drop_prob == 0:
+            return x
+        world, rank = 1, 0
+        if dist.is_available() and dist.is_initialized():
+            world, rank = dist.get_world_size(), dist.get_rank()
+        kept = x.new_empty(num_sequences * world).bernoulli_(1 - self.drop_prob)[rank::world] / (1 - self.drop_prob)
+        frames = len(x) // num_sequences
+        return x * kept.repeat_interleave(frames).view(-1, *[1] * (x.ndim - 1))
+
+
 class SwinBlock(nn.Module):
     """Window attention and MLP, each behind a LayerNorm, with residuals and stochastic depth (one draw a sequence)."""
 
@@ -145,18 +176,14 @@ class SwinBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
         self.attn = WindowAttention(dim, num_heads, window, time)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path = DropPath(drop_path)
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
 
     def forward(self, x: Tensor, bias: Tensor | AttentionBias | None, num_sequences: int) -> Tensor:
         """[F, rows, cols, C] to the same; frames of one sequence are neighbours and equally many in each."""
-        x = x + self._drop(self.attn(self.norm1(x), bias, num_sequences), num_sequences)
-        return x + self._drop(self.mlp(self.norm2(x)), num_sequences)
-
-    def _drop(self, x: Tensor, num_sequences: int) -> Tensor:
-        # SwinGait drops a branch for a whole sequence, its batch axis; here frames and sequences share an axis.
-        return self.drop_path(x.unflatten(0, (num_sequences, -1))).flatten(0, 1)
+        x = x + self.drop_path(self.attn(self.norm1(x), bias, num_sequences), num_sequences)
+        return x + self.drop_path(self.mlp(self.norm2(x)), num_sequences)
 
 
 class SwinStage(nn.Module):

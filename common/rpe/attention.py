@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.rpe.compact_attention import compact_attention
+from common.rpe.narrow_softmax import VECTOR, narrow_softmax
 
 __all__ = ["AttentionBias", "AttentionImplementation", "CompactTables", "attention"]
 
@@ -115,9 +116,14 @@ def attention(
     logits = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     for term in _terms(bias, mask, logits):
         logits = _add(logits, term)
-    weights = F.dropout(logits.softmax(dim=-1), dropout).to(value.dtype)
+    weights = F.dropout(_softmax(logits), dropout).to(value.dtype)
     out = weights @ value
     return out if encoding is None or not on_values else out + encoding.values(weights)
+
+
+def _softmax(logits: Tensor) -> Tensor:
+    narrow = logits.device.type == "cpu" and logits.shape[-1] < VECTOR and logits.dtype == torch.float32
+    return narrow_softmax(logits) if narrow and not torch.compiler.is_compiling() else logits.softmax(dim=-1)
 
 
 def _needs_gradient(*tensors: Tensor | None) -> bool:

@@ -138,13 +138,28 @@ class RestoreReport:
     mismatched: tuple[str, ...]
     """`name: expected [shape], found [shape]` for entries of both that differ in shape."""
 
-    def __str__(self) -> str:
-        lines = [f"{self.source}: restored {len(self.restored)} entries"]
-        for title in ("missing", "unexpected", "mismatched"):
+    @property
+    def differs(self) -> bool:
+        """Whether the two sides have entries that the other lacks or has in another shape."""
+        return bool(self.missing or self.unexpected or self.mismatched)
+
+    def differences(self) -> list[str]:
+        """Lines that list them."""
+        return self._listed("missing", "unexpected", "mismatched")
+
+    def _listed(self, *titles: str) -> list[str]:
+        lines = []
+        for title in titles:
             entries = getattr(self, title)
             if entries:
                 lines.append(f"  {title} ({len(entries)}):")
                 lines += [f"    {entry}" for entry in entries]
+        return lines
+
+    def __str__(self) -> str:
+        lines = [f"{self.source}: restored {len(self.restored)} entries"]
+        if self.differs:
+            lines += [*self._listed("restored"), *self.differences()]
         return "\n".join(lines)
 
 
@@ -184,11 +199,9 @@ def load_weights(
         unexpected=tuple(name for name in found if name not in expected),
         mismatched=tuple(f"{name}: {text}" for name, text in clashes.items()),
     )
-    differs = report.missing or report.unexpected or report.mismatched
-    if (strict and differs) or (expected and not report.restored):
-        _, *details = str(report).splitlines()
+    if (strict and report.differs) or (expected and not report.restored):
         reason = "does not fit the model" if strict else "holds nothing that fits the model"
-        raise CheckpointError("\n".join([f"{source}: {reason}; nothing was restored", *details]))
+        raise CheckpointError("\n".join([f"{source}: {reason}; nothing was restored", *report.differences()]))
     module.load_state_dict({name: found[name] for name in report.restored}, strict=False)
     return report
 

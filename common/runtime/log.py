@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from common.runtime.distribution import gather_lists
+
 __all__ = ["RunLog"]
 
 _FORMAT = logging.Formatter("[%(asctime)s] [%(levelname)s]: %(message)s", "%Y-%m-%d %H:%M:%S")
@@ -75,11 +77,16 @@ class RunLog:
             self._sums.setdefault(name, []).append(value)  # type: ignore[arg-type]
 
     def report(self, iteration: int, extra: Mapping[str, float]) -> dict[str, float]:
-        """A line, and a point in TensorBoard, of the means since the last report."""
-        means = {
+        """A line, and a point in TensorBoard, of the means since the last report, over all processes.
+
+        Every process must call it.
+        """
+        own = {
             name: float(np.mean([float(v.float().mean()) if isinstance(v, Tensor) else v for v in values]))
             for name, values in self._sums.items()
         }
+        shares = gather_lists([own])
+        means = {name: float(np.mean([share[name] for share in shares])) for name in own}
         means.update(extra)
         now = time.perf_counter()
         shown = ", ".join(f"{name.removeprefix('scalar/').replace('/', '_')}={v:.4g}" for name, v in means.items())

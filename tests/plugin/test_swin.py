@@ -295,7 +295,7 @@ def test_stochastic_depth_drops_whole_sequences(rng):
 
 def test_stochastic_depth_grows_from_zero():
     network = transformer("none", drop_path_rate=0.3)
-    rates = [getattr(block.drop_path, "drop_prob", 0.0) for layer in network.layers for block in layer.blocks]
+    rates = [block.drop_path.drop_prob for layer in network.layers for block in layer.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3])
 
 

@@ -275,7 +275,10 @@ def test_not_strict_restores_what_fits_and_reports_the_rest():
     assert set(report.restored) == fitting
     for name, value in model.state_dict().items():
         assert torch.equal(value, torch.ones_like(value) if name in fitting else before[name])
-    assert str(report).startswith("a.pt: restored 5 entries\n  missing (2):")
+    first, second, *_ = text = str(report).splitlines()
+    assert (first, second) == ("a.pt: restored 5 entries", "  restored (5):")
+    assert {line.strip() for line in text[2:7]} == fitting
+    assert text[7] == "  missing (2):"
 
 
 def test_nothing_that_fits_is_an_error_even_if_not_strict():

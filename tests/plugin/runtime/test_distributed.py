@@ -15,10 +15,12 @@ from plugin.__main__ import main
 
 ROOT = Path(__file__).parents[3]
 
-# Batch norm sees a process's own share of a batch: statistics are frozen here, so that the two runs can agree.
+# SGD: AdamW would turn rounding into steps where a parameter has no gradient to speak of. And few steps: the triplet
+# loss is a mean over the triplets that are not satisfied, whose number jumps.
 SAME = {
-    "model_cfg": {"backbone_cfg": {"drop_path_rate": 0.0}},
-    "trainer_cfg": {"fix_BN": True, "log_iter": 1, "with_test": True, "save_iter": 4, "total_iter": 4},
+    "model_cfg": {"backbone_cfg": {"drop_path_rate": 0.5}},
+    "optimizer_cfg": {"solver": "SGD", "lr": 0.01, "momentum": 0.9},
+    "trainer_cfg": {"sync_BN": True, "log_iter": 1, "with_test": True, "save_iter": 3, "total_iter": 3},
     "data_cfg": {"num_workers": 1},
 }
 
@@ -64,20 +66,19 @@ def test_two_processes_equal_one(config):
     out, err = finish(process)
     assert process.returncode == 0, err
     assert "2 process(es), precision no" in out, out
-    assert out.count("Iteration 00004") == 1  # only the first process writes
+    assert out.count("Iteration 00003") == 1  # only the first process writes
     assert len(list((run_folder(double) / "logs").iterdir())) == 1
 
-    one, two = (load_checkpoint(run_folder(output) / "checkpoints" / "tiny-00004.pt") for output in (single, double))
+    one, two = (load_checkpoint(run_folder(output) / "checkpoints" / "tiny-00003.pt") for output in (single, double))
     assert list(one["model"]) == list(two["model"])
     for name in one["model"]:
-        assert_close(two["model"][name], one["model"][name], rtol=0, atol=1e-4, msg=lambda text, n=name: f"{n}: {text}")
+        assert_close(two["model"][name], one["model"][name], rtol=0, atol=2e-4, msg=lambda text, n=name: f"{n}: {text}")
     assert one["scheduler"] == two["scheduler"]
 
     alone, shared = scalars(single), scalars(double)
     assert set(alone) == set(shared)
     for name in alone:
-        if name.startswith(("triplet", "test_accuracy", "learning_rate")):  # gathered: the same in every process
-            assert shared[name] == pytest.approx(alone[name], abs=1e-3), name
+        assert shared[name] == pytest.approx(alone[name], rel=1e-4, abs=1e-5), name
 
 
 DYING = """
@@ -87,16 +88,23 @@ from plugin.__main__ import main
 step = runner._Trainer._step
 def dying(self, batch):
     if self.iteration == 2 and os.environ["RANK"] == "1":
-        raise RuntimeError("this process has had enough")
+        DEATH
     return step(self, batch)
 runner._Trainer._step = dying
 sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_process_that_dies_ends_the_run_with_its_error(config):
+@pytest.mark.parametrize(
+    ("death", "said"),
+    [
+        ('raise RuntimeError("this process has had enough")', "this process has had enough"),
+        ("os.kill(os.getpid(), 9)", "Signal 9 (SIGKILL)"),
+    ],
+)
+def test_process_that_dies_ends_the_run_with_its_error(death, said, config):
     script = config.folder / "dying.py"
-    script.write_text(DYING)
+    script.write_text(DYING.replace("DEATH", death))
     path = config.file({"trainer_cfg": {"total_iter": 100_000}})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
     process = subprocess.Popen(
@@ -109,7 +117,7 @@ def test_process_that_dies_ends_the_run_with_its_error(config):
     )
     _, err = finish(process, timeout=60)
     assert process.returncode != 0
-    assert "this process has had enough" in err
+    assert said in err
 
 
 def test_stop_signal_to_torchrun_saves_a_checkpoint(config):

@@ -4,12 +4,14 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +23,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 
 from common.runtime import stop
-from common.runtime.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
+from common.runtime.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
 from common.runtime.distribution import make_accelerator
+from common.runtime.settings import to_mapping
 from plugin.__main__ import main
 from plugin.conditions import TestCondition
 from plugin.evaluation import Protocol
@@ -275,11 +278,37 @@ def test_baseline_into_kprpe_reports_what_is_not_restored(config, capsys):
     capsys.readouterr()
     train(config.settings(until(1, **hint, optimizer_reset=True)), options(config))
     out = capsys.readouterr().out
+    assert re.search(r"restored \(\d+\):\n    FCs\.fc_bin\n", out)
     assert "missing (" in out
     assert "Backbone.transformer.layers.0.position_bias.kprpe.weight" in out
     assert "unexpected (" in out
     assert "relative_position_bias_table" in out
     assert "The optimizer's state is not restored" in out
+
+
+def test_training_starts_from_a_deepgaitv2_checkpoint(config, capsys):
+    """By restore_hint, as OpenGait's SwinGait does: convolutions are taken, later stages and the heads' shapes listed."""
+    model = runner.MODELS["SwinGait2D"](to_mapping(config.settings()), True, SimpleNamespace(log_info=print))
+    convolutions = {name: value for name, value in model.state_dict().items() if name.startswith("Backbone.layer")}
+    state = {re.sub(r"^Backbone\.(layer\d)\.", r"\1.forward_block.", name): v + 1 for name, v in convolutions.items()}
+    state |= {"layer3.0.conv1.weight": torch.zeros(4, 4, 3, 3), "FCs.fc_bin": torch.zeros(16, 512, 256)}
+    path = config.folder / "DeepGaitV2-60000.pt"
+    save_checkpoint(path, {"model": state, "optimizer": {}, "scheduler": {}, "iteration": 60000})
+    hint = {"restore_hint": str(path), "restore_ckpt_strict": False, "optimizer_reset": True, "scheduler_reset": True}
+    capsys.readouterr()
+    train(config.settings(until(1, **hint, fix_BN=True) | {"optimizer_cfg": {"lr": 1e-8}}), options(config))
+    out = capsys.readouterr().out
+    assert f"restored {len(convolutions)} entries" in out
+    for listed in (
+        "Backbone.layer1.0.conv1.weight",
+        "layer3.0.conv1.weight",
+        "FCs.fc_bin: expected [7, 16, 8], found [",
+    ):
+        assert listed in out
+    saved = load_checkpoint(checkpoint(config, 1))
+    assert saved["iteration"] == 1
+    for name, value in convolutions.items():
+        assert_close(saved["model"][name], value + 1, rtol=0, atol=1e-5)
 
 
 def test_strict_restore_of_another_model_is_refused(config):
