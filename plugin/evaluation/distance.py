@@ -21,9 +21,9 @@ __all__ = ["Metric", "distance_strips", "part_distance"]
 
 Metric = Literal["euc", "cos"]
 
-# Side of the square blocks that distances are computed in: a block of float32 stays in a CPU's last-level cache, yet
-# is large enough that threads which share their cores with other work seldom wait for each other.
-_CPU_BLOCK, _GPU_BLOCK = 1024, 8192
+# Columns of the blocks that distances are computed in, and values of a block, all parts of it together: few and large
+# enough that threads which share their cores with other work seldom wait for each other.
+_CPU_BLOCK, _GPU_BLOCK = (1024, 2**23), (8192, 2**27)
 
 _STRIP_VALUES = 2**26
 
@@ -130,23 +130,23 @@ def _cosine_to(gallery_PMC: Tensor) -> Callable[[Tensor], Tensor]:
 
 def _euclidean_to(gallery_PMC: Tensor) -> Callable[[Tensor], Tensor]:
     parts, m = gallery_PMC.shape[:2]
-    block = _GPU_BLOCK if gallery_PMC.is_cuda else _CPU_BLOCK
+    width, values = _GPU_BLOCK if gallery_PMC.is_cuda else _CPU_BLOCK
+    height = max(1, values // (parts * width))
     gallery_norms = gallery_PMC.square().sum(2)  # [p, m]
 
     def distances(probe_PNC: Tensor) -> Tensor:
         n = probe_PNC.shape[1]
         probe_norms = probe_PNC.square().sum(2)
-        total = probe_PNC.new_zeros(n, m)
-        for row in range(0, n, block):
-            rows = slice(row, row + block)
-            for column in range(0, m, block):
-                columns = slice(column, column + block)
-                for part in range(parts):
-                    own, others = probe_PNC[part, rows], gallery_PMC[part, columns]
-                    # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y, which rounding can take below zero for x near y
-                    squares = torch.addmm(gallery_norms[part, None, columns], own, others.T, alpha=-2)
-                    squares.add_(probe_norms[part, rows, None]).relu_().sqrt_()
-                    total[rows, columns] += squares
+        total = probe_PNC.new_empty(n, m)
+        for row in range(0, n, height):
+            rows = slice(row, row + height)
+            for column in range(0, m, width):
+                columns = slice(column, column + width)
+                own, others_PCM = probe_PNC[:, rows], gallery_PMC[:, columns].transpose(1, 2)
+                # |x - y|^2 = |x|^2 + |y|^2 - 2 x.y, which rounding can take below zero for x near y
+                squares = torch.baddbmm(gallery_norms[:, None, columns], own, others_PCM, alpha=-2)
+                squares.add_(probe_norms[:, rows, None]).relu_().sqrt_()
+                total[rows, columns] = squares.sum(0)
         return total.div_(parts)
 
     return distances
