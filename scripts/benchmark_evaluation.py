@@ -1,11 +1,14 @@
 """Time the gait evaluation on a made-up test set of Gait3D's size, beside OpenGait's where a checkout is given.
 
     python scripts/benchmark_evaluation.py --out evaluation.json
-    OPENGAIT_ROOT=path/to/OpenGait python scripts/benchmark_evaluation.py
+    OMP_WAIT_POLICY=PASSIVE OPENGAIT_ROOT=path/to/OpenGait python scripts/benchmark_evaluation.py
 
 Both take turns within one process, so that their ratio does not depend on what else the machine does. OpenGait's
 functions run unchanged; without a GPU their `.cuda()` calls stay on the CPU. `opengait_over_ours` has two ratios of
 times: of ranking alone (OpenGait's evaluate_rank), and of the whole evaluation, distances included.
+
+Without OMP_WAIT_POLICY=PASSIVE (the project's commands set it) threads that wait spin, and where other work shares the
+cores, times of both vary severalfold.
 """
 
 import argparse

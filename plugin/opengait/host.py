@@ -42,7 +42,7 @@ transforms.PairedCompose = PairedCompose
 _GAIT3D_PROBES = Path("datasets/Gait3D/Gait3D.json")
 
 
-class PairedBaseModel(BaseModel):  # type: ignore[misc]
+class PairedBaseModel(BaseModel):
     """OpenGait's base model for two streams that are moved together."""
 
     def __init__(self, cfgs: dict[str, Any], training: bool) -> None:

@@ -261,7 +261,7 @@ def test(settings: GaitSettings, options: RunOptions) -> TestResult:
 
 def _write_result(target: Path, checkpoint: Path, iteration: int | None, condition: str, found: ProtocolResult) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    content = {
+    content: dict[str, Any] = {
         "checkpoint": str(checkpoint),
         "iteration": iteration,
         "condition": condition,
@@ -315,7 +315,9 @@ class _Trainer:
         self._losses = LossAggregator(settings.loss_cfg)
         checkpoint = self._restore_model()
         if trainer.sync_BN and accelerator.num_processes > 1:
-            self._model = synchronise_batch_norm(self._model, accelerator.device)
+            synchronised = synchronise_batch_norm(self._model, accelerator.device)
+            assert isinstance(synchronised, BaseModel)
+            self._model = synchronised
         optimizer: Any = self._model.get_optimizer(to_mapping(settings.optimizer_cfg))
         self._network, self._optimizer = accelerator.prepare(self._model, optimizer)
         self._scheduler = self._model.get_scheduler(self._plain_optimizer(), to_mapping(settings.scheduler_cfg))

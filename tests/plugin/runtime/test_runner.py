@@ -287,10 +287,11 @@ def test_baseline_into_kprpe_reports_what_is_not_restored(config, capsys):
 
 
 def test_training_starts_from_a_deepgaitv2_checkpoint(config, capsys):
-    """By restore_hint, as OpenGait's SwinGait does: convolutions are taken, later stages and the heads' shapes listed."""
+    """By restore_hint, as OpenGait's SwinGait does: convolutions are taken, later stages and other heads listed."""
     model = runner.MODELS["SwinGait2D"](to_mapping(config.settings()), True, SimpleNamespace(log_info=print))
     convolutions = {name: value for name, value in model.state_dict().items() if name.startswith("Backbone.layer")}
-    state = {re.sub(r"^Backbone\.(layer\d)\.", r"\1.forward_block.", name): v + 1 for name, v in convolutions.items()}
+    old_names = {name: re.sub(r"^Backbone\.(layer\d)\.", r"\1.forward_block.", name) for name in convolutions}
+    state = {old_names[name]: value + 1 for name, value in convolutions.items()}
     state |= {"layer3.0.conv1.weight": torch.zeros(4, 4, 3, 3), "FCs.fc_bin": torch.zeros(16, 512, 256)}
     path = config.folder / "DeepGaitV2-60000.pt"
     save_checkpoint(path, {"model": state, "optimizer": {}, "scheduler": {}, "iteration": 60000})
