@@ -30,9 +30,10 @@ from plugin.synthesize import SynthesisSettings, synthesize
 from plugin.transforms import CropMisalignment, PairedCompose
 
 if TYPE_CHECKING:
+    from plugin.evaluation import RetrievalResult
     from plugin.runtime.runner import TestResult
 
-__all__ = ["format_table", "main", "run_demo"]
+__all__ = ["MODELS", "format_table", "main", "prepare_walkers", "run_demo"]
 
 MODELS = {"SwinGait-2D": "swingait2d.yaml", "SwinGait-2D + KP-RPE": "swingait2d_kprpe.yaml"}
 METRICS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP")
@@ -49,6 +50,11 @@ def paired_interval(old: np.ndarray, new: np.ndarray, seed: int = 0) -> tuple[fl
     draws = np.random.default_rng(seed).integers(0, len(difference), (10_000, len(difference)))
     low, high = np.percentile(difference[draws].mean(1), [2.5, 97.5])
     return float(low), float(high)
+
+
+def _details(result: "TestResult") -> "RetrievalResult":
+    assert result.details is not None  # Gait3D's protocol has them
+    return result.details
 
 
 def format_table(results: Results) -> str:
@@ -69,7 +75,7 @@ def format_table(results: Results) -> str:
             form = "{:>+7.2f}" if model == "difference" else "{:>7.2f}"
             lines.append(f"| {model:<20} | {condition:<16} | " + " | ".join(form.format(v) for v in values) + " |")
     for condition in conditions:
-        old, new = (results[model, condition].details.average_precision for model in models)
+        old, new = (_details(results[model, condition]).average_precision for model in models)
         low, high = paired_interval(old, new)
         verdict = "helps" if low > 0 else "hurts" if high < 0 else "makes no clear difference"
         lines.append(
@@ -95,6 +101,18 @@ def _make_room(out: Path) -> None:
         shutil.rmtree(out)
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / _MARKER, "The demo removes this folder when it runs again.\n")
+
+
+def prepare_walkers(raw: Path, paired: Path) -> None:
+    """Prepare what `synthesize` wrote to `raw`; what is prepared already is not done again."""
+    settings = PrepareSettings(
+        silhouettes=raw / "2D_Silhouettes",
+        poses=raw / "2D_Poses",
+        partition=raw / "partition.json",
+        out=paired,
+        workers=2,
+    )
+    print(prepare(settings).to_text())
 
 
 def _draw_some_sequences(path: Path, paired: Path, probes: Sequence[str], seed: int) -> None:
@@ -138,16 +156,7 @@ def run_demo(out: Path, configs: Path, subjects: int, seed: int, overrides: Mapp
         )
         synthesize(settings, raw, progress=True)
     with _timed("Prepare paired silhouettes and joints", seconds):
-        report = prepare(
-            PrepareSettings(
-                silhouettes=raw / "2D_Silhouettes",
-                poses=raw / "2D_Poses",
-                partition=raw / "partition.json",
-                out=paired,
-                workers=2,
-            )
-        )
-        print(report.to_text())
+        prepare_walkers(raw, paired)
     data = {"data_cfg": {"dataset_root": str(paired), "dataset_partition": str(raw / "partition.json")}}
     results: dict[tuple[str, str], TestResult] = {}
     for model, config in MODELS.items():
@@ -163,7 +172,7 @@ def run_demo(out: Path, configs: Path, subjects: int, seed: int, overrides: Mapp
                 results[model, condition] = test(run, options)
     probes = read_partition(raw / "partition.json").probes
     _draw_some_sequences(out / "sequences.png", paired, probes, seed)
-    draw_cmc(out / "cmc.png", {key: result.details.cmc for key, result in results.items()})
+    draw_cmc(out / "cmc.png", {key: _details(result).cmc for key, result in results.items()})
     table = format_table(results)
     write_text(out / "table.md", table + "\n")
     write_text(out / "seconds.json", json.dumps({what: round(value, 1) for what, value in seconds.items()}, indent=1))

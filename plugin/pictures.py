@@ -1,4 +1,4 @@
-"""Pictures of gait data and results: sequences with their joints, CMC curves, training curves.
+"""Pictures of gait data and results: sequences with their joints, matches, CMC curves, training curves.
 
 Figures are built on their own `Figure` objects, so no pyplot state, window or display is involved. A file is written
 whole or not at all; its suffix names the format (.png, .pdf, .svg).
@@ -8,6 +8,7 @@ Shape letters: T frames, H and W silhouette size, L joints, S pixels of the pict
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,22 @@ from matplotlib.ticker import MaxNLocator
 from common.keypoints import COCO_17, KeypointSchema
 from common.runtime.figures import write_figure
 
-__all__ = ["draw_cmc", "draw_sequences", "draw_training"]
+__all__ = ["MatchPicture", "SweepPanel", "draw_cmc", "draw_matches", "draw_sequences", "draw_sweeps", "draw_training"]
 
 # Okabe and Ito's palette, told apart by readers with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
 SIDE_COLOURS = {"left": (0, 114, 178), "right": (213, 94, 0), "centre": (40, 40, 40)}  # RGB
 
+VERDICTS: dict[bool | None, tuple[str, tuple[int, int, int]]] = {  # what is said of a match, and its frame in RGB
+    True: ("same identity", (0, 158, 115)),
+    False: ("other identity", (213, 94, 0)),
+    None: ("identity not known", (150, 150, 150)),
+}
+
 BODY, GROUND, PAPER = 205, 244, 255  # grey levels
 GAP, LABEL_HEIGHT, LEGEND_HEIGHT, DPI = 6, 24, 34, 100
+LINE_HEIGHT, LETTER_WIDTH, FRAME_WIDTH = 14, 6, 4
 LARGEST_SIDE = 2**16 - 1  # what Agg can draw
 FRACTION_BITS = 4  # of cv2's fixed-point coordinates
 
@@ -94,6 +102,69 @@ def draw_sequences(
     marks.append(Line2D([], [], color="#999999", marker="o", lw=1, ms=5, mfc="white"))
     texts = ["person's left", "person's right", "centre", f"confidence < {doubtful_below:g}"]
     figure.legend(marks, texts, loc="upper left", bbox_to_anchor=(0, 1), ncol=4, frameon=False, fontsize=8)
+    write_figure(figure, path)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MatchPicture:
+    """A sequence in a picture of matches."""
+
+    label: str
+
+    silhouettes: np.ndarray
+    """[T, H, W] bool, uint8 (0 to 255) or floats in [0, 1]; every frame is drawn."""
+
+    distance: float | None = None
+    """From the probe; None for the probe itself."""
+
+    same: bool | None = None
+    """Whether the identity is the probe's; None where it is not known."""
+
+
+def draw_matches(path: str | Path, rows: Sequence[Sequence[MatchPicture]], *, scale: int = 2) -> None:
+    """A probe a row, and its matches in order to the right of it, framed by whether they are right.
+
+    A green frame is the same identity, an orange-red one another, a grey one not known; the distance stands above.
+
+    Args:
+        path: picture file.
+        rows: the probe, then its matches, nearest first; rows may differ in length.
+        scale: S, whole picture pixels per silhouette pixel.
+
+    Raises:
+        ValueError: no rows or an empty one, silhouettes of another shape or dtype (the sequence is named), an unknown
+            suffix, or a sheet beyond 65535 pixels.
+    """
+    path = Path(path)
+    if not rows or not all(rows) or scale < 1:
+        raise ValueError(f"need rows with a probe each and scale >= 1, got {len(rows)} rows and {scale}")
+    for item in (item for row in rows for item in row):
+        _check_sequence(item.label, item.silhouettes, None, 0)
+    strips = [[_strip(item, scale) for item in row] for row in rows]
+    columns = max(map(len, strips))
+    wide = [max(row[column].shape[1] for row in strips if column < len(row)) for column in range(columns)]
+    lefts = np.cumsum([GAP, *(size + 2 * GAP for size in wide)])
+    heights = [max(strip.shape[0] for strip in row) + LABEL_HEIGHT + LINE_HEIGHT + GAP for row in strips]
+    width, height = max(int(lefts[-1]), 560), LEGEND_HEIGHT + sum(heights)  # room for the legend
+    if max(width, height) > LARGEST_SIDE:
+        raise ValueError(f"{path}: the sheet would be {width} x {height} pixels, draw fewer rows or a lower scale")
+    sheet = np.full((height, width, 3), PAPER, dtype=np.uint8)
+    figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI)
+    top = LEGEND_HEIGHT
+    for row, pictures, tall in zip(rows, strips, heights, strict=True):
+        for rank, (item, strip) in enumerate(zip(row, pictures, strict=True)):
+            left = int(lefts[rank])
+            title = "probe" if item.distance is None else f"{rank}.  {item.distance:.3f}"
+            _text(figure, left, top + LINE_HEIGHT - 2, title, size=8, weight="bold")
+            letters = wide[rank] // LETTER_WIDTH
+            _text(figure, left, top + LABEL_HEIGHT + LINE_HEIGHT - 8, _shortened(item.label, letters), size=7)
+            below = top + LABEL_HEIGHT + LINE_HEIGHT
+            sheet[below : below + strip.shape[0], left : left + strip.shape[1]] = strip
+        top += tall
+    figure.figimage(sheet, zorder=-1)
+    marks = [Line2D([], [], color=_hex(colour), lw=5) for _, colour in VERDICTS.values()]
+    texts = [text for text, _ in VERDICTS.values()]
+    figure.legend(marks, texts, loc="upper left", bbox_to_anchor=(0, 1), ncol=3, frameon=False, fontsize=8)
     write_figure(figure, path)
 
 
@@ -180,6 +251,83 @@ def draw_training(path: str | Path, histories: Mapping[Name, Sequence[tuple[int,
     write_figure(figure, path)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SweepPanel:
+    """Curves over the strength of one thing, each of several runs."""
+
+    title: str
+
+    xlabel: str
+
+    ylabel: str
+
+    strengths: np.ndarray
+    """[n], rising."""
+
+    curves: Mapping[str, np.ndarray]
+    """Model -> [runs, n]."""
+
+
+def draw_sweeps(path: str | Path, rows: Sequence[Sequence[SweepPanel]]) -> None:
+    """Panels in rows: each model's mean as a line, its standard deviation over runs shaded, single runs as points.
+
+    Panels of a row share their vertical axis, which starts at 0. One run alone has neither shade nor points. Titles
+    stand above the first row only, the vertical axis' label left of the first column only.
+
+    Args:
+        path: picture file.
+        rows: as many panels in each.
+
+    Raises:
+        ValueError: no panels, rows of different lengths, strengths that do not rise (the panel is named), curves that
+            do not fit them or are not finite (model and panel are named), or an unknown suffix.
+    """
+    lengths = {len(row) for row in rows}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"need rows of equally many panels, got {[len(row) for row in rows]}")
+    models = list(dict.fromkeys(name for row in rows for panel in row for name in panel.curves))
+    columns = lengths.pop()
+    figure = Figure(figsize=(0.8 + 2.9 * columns, 0.7 + 2.4 * len(rows)), dpi=150, layout="constrained")
+    grid = figure.subplots(len(rows), columns, sharey="row", squeeze=False)
+    for number, row in enumerate(rows):
+        for axes, panel in zip(grid[number], row, strict=True):
+            if panel.strengths.ndim != 1 or (np.diff(panel.strengths) <= 0).any():
+                raise ValueError(f"{panel.title!r}: strengths must rise, got {_brief(panel.strengths)}")
+            for name in panel.curves:
+                _draw_sweep(axes, panel, name, models.index(name))
+            axes.set_xlabel(panel.xlabel, fontsize=8)
+            axes.grid(alpha=0.25)
+            axes.spines[["top", "right"]].set_visible(False)
+            if number == 0:
+                axes.set_title(panel.title, fontsize=9, parse_math=False)
+        grid[number][0].set_ylabel(row[0].ylabel, fontsize=9)
+        grid[number][0].set_ylim(bottom=0)
+    handles = dict(zip(*grid[0][0].get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncol=len(models), frameon=False)
+    write_figure(figure, path)
+
+
+def _draw_sweep(axes: Any, panel: SweepPanel, name: str, number: int) -> None:
+    """One model's line."""
+    values = np.asarray(panel.curves[name], dtype=np.float64)
+    if (
+        values.ndim != 2
+        or not values.size
+        or values.shape[1:] != panel.strengths.shape
+        or not np.isfinite(values).all()
+    ):
+        expected = f"finite values [runs, {len(panel.strengths)}]"
+        raise ValueError(f"{name} in {panel.title!r}: expected {expected}, got {list(values.shape)}")
+    style = {"color": COLOURS[number % len(COLOURS)], "linestyle": LINE_STYLES[number % len(LINE_STYLES)]}
+    mean = values.mean(axis=0)
+    axes.plot(panel.strengths, mean, marker="o", ms=3.5, lw=1.7, label=name, **style)
+    if len(values) > 1:
+        deviation = values.std(axis=0, ddof=1)
+        axes.fill_between(panel.strengths, mean - deviation, mean + deviation, color=style["color"], alpha=0.15, lw=0)
+        strengths = np.broadcast_to(panel.strengths, values.shape)
+        axes.scatter(strengths, values, s=8, color=style["color"], alpha=0.5, lw=0)
+
+
 def _draw_frame(
     silhouette_HW: np.ndarray, joints_L3: np.ndarray | None, scale: int, doubtful_below: float, schema: KeypointSchema
 ) -> np.ndarray:
@@ -208,6 +356,26 @@ def _draw_frame(
         cv2.circle(picture, points[joint], radius + 2**FRACTION_BITS, rim, cv2.FILLED, **options)
         cv2.circle(picture, points[joint], radius, fill, cv2.FILLED, **options)
     return picture
+
+
+def _strip(item: MatchPicture, scale: int) -> np.ndarray:
+    """[h, w, 3] RGB: all frames side by side, in a frame of the verdict's colour unless it is a probe."""
+    tiles = [_draw_frame(silhouette, None, scale, 0, COCO_17) for silhouette in item.silhouettes]
+    inside = np.concatenate(tiles, axis=1)
+    colour = (PAPER,) * 3 if item.distance is None else VERDICTS[item.same][1]
+    height, width = inside.shape[:2]
+    framed = np.empty((height + 2 * FRAME_WIDTH, width + 2 * FRAME_WIDTH, 3), dtype=np.uint8)
+    framed[:] = colour
+    framed[FRAME_WIDTH:-FRAME_WIDTH, FRAME_WIDTH:-FRAME_WIDTH] = inside
+    return framed
+
+
+def _shortened(text: str, letters: int) -> str:
+    """The beginning and the end of a long text."""
+    if len(text) <= letters:
+        return text
+    half = max(1, (letters - 1) // 2)
+    return f"{text[:half]}\N{HORIZONTAL ELLIPSIS}{text[-half:]}"
 
 
 def _edge_colour(schema: KeypointSchema, first: int, second: int) -> tuple[int, int, int]:

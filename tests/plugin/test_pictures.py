@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from common.keypoints import COCO_17
 from plugin import pictures
-from plugin.pictures import draw_cmc, draw_sequences, draw_training
+from plugin.pictures import SweepPanel, draw_cmc, draw_sequences, draw_sweeps, draw_training
 
 SCALE = 9  # odd: the centre of a silhouette pixel is a picture pixel
 
@@ -253,3 +253,59 @@ def test_files_are_whole_or_untouched(tmp_path, monkeypatch):
         draw_cmc(tmp_path / "a.txt", {"one": [60.0]})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
+
+
+def panel(**changes):
+    settings = {
+        "title": "noise",
+        "xlabel": "strength (%)",
+        "ylabel": "Rank-1 (%)",
+        "strengths": np.array([0.0, 1.0, 4.0]),
+        "curves": {"old": np.array([[9.0, 6.0, 3.0], [5.0, 4.0, 1.0]]), "new": np.array([[7.0, 7.0, 7.0]])},
+    }
+    return SweepPanel(**settings | changes)
+
+
+def test_sweeps_show_mean_deviation_and_single_runs(figures):
+    draw_sweeps("a.png", [[panel(), panel(title="loss")], [panel(ylabel="mAP (%)"), panel(ylabel="mAP (%)")]])
+    grid = np.reshape(figures[0].axes, (2, 2))
+    assert [[axes.get_title() for axes in row] for row in grid] == [["noise", "loss"], ["", ""]]
+    assert [row[0].get_ylabel() for row in grid] == ["Rank-1 (%)", "mAP (%)"]
+    for axes in grid.flat:
+        old, new = axes.lines
+        assert old.get_xdata().tolist() == [0, 1, 4]
+        assert (old.get_ydata().tolist(), new.get_ydata().tolist()) == ([7, 5, 2], [7, 7, 7])
+        assert old.get_color() != new.get_color()
+        shade, points = axes.collections  # the model with a single run has neither
+        assert {tuple(point) for point in points.get_offsets().tolist()} == {
+            (x, y) for column in ([9, 6, 3], [5, 4, 1]) for x, y in zip([0, 1, 4], column, strict=True)
+        }
+        corners = shade.get_paths()[0].vertices
+        deviation = 8**0.5  # of 9 and 5, from their mean 7, over n - 1
+        first = corners[corners[:, 0] == 0][:, 1]
+        assert (first.min(), first.max()) == pytest.approx((7 - deviation, 7 + deviation))
+        assert axes.get_ylim()[0] == 0
+    assert [text.get_text() for text in figures[0].legends[0].get_texts()] == ["old", "new"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "match"),
+    [
+        ([], r"rows of equally many panels, got \[\]"),
+        ([[]], r"rows of equally many panels, got \[0\]"),
+        ([[panel()], [panel(), panel()]], r"rows of equally many panels, got \[1, 2\]"),
+        ([[panel(strengths=np.array([0.0, 2.0, 1.0]))]], "'noise': strengths must rise"),
+        ([[panel(curves={"old": np.zeros((1, 2))})]], r"old in 'noise': expected .*\[runs, 3\], got \[1, 2\]"),
+        ([[panel(curves={"old": np.zeros(3)})]], "old in 'noise': expected"),
+        ([[panel(curves={"old": np.full((1, 3), np.nan)})]], "old in 'noise': expected finite"),
+    ],
+)
+def test_sweeps_refuse(figures, rows, match):
+    with pytest.raises(ValueError, match=match):
+        draw_sweeps("a.png", rows)
+    assert figures == []
+
+
+def test_sweeps_are_written(tmp_path):
+    draw_sweeps(tmp_path / "a.png", [[panel()]])
+    assert read(tmp_path / "a.png").std() > 1
