@@ -99,11 +99,12 @@ def _decode_differences(header: bytes, content: bytes) -> np.ndarray | None:
     size = rows * (columns + 1)
     if tuple(kind) != _GREY_8 or not 0 < 255 * size < 1 << 31:  # the sums are 32-bit
         return None
+    stream = zlib.decompressobj()
     try:
-        inflated = zlib.decompress(content, bufsize=size + 1)
+        inflated = stream.decompress(content, size + 1)  # no more, whatever a file claims to hold
     except zlib.error:
         return None
-    if len(inflated) != size:
+    if len(inflated) != size or not stream.eof:
         return None
     lines = np.frombuffer(inflated, np.uint8).reshape(rows, columns + 1)
     if (lines[:, 0] != _SUB).any():
