@@ -15,7 +15,7 @@ S windows along time, W windows of a frame, t frames of a window, n positions of
 
 from collections.abc import Sequence
 from operator import index
-from typing import NamedTuple, overload
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from common.rpe.buckets import DistanceMethod
 from common.rpe.grids import Window
 from common.rpe.keypoint_rpe import KeypointRPE, KeypointRPEForm, LayerBiases
+from common.rpe.lazy_biases import LazyBiases
 
 __all__ = ["ClipBiases", "ClipKeypointRPE", "TimeWindow"]
 
@@ -121,8 +122,8 @@ class ClipKeypointRPE(nn.Module):
         return ClipBiases(self, keypoints, grid_hw, visibility, times, windows)
 
 
-class ClipBiases(Sequence[Tensor]):
-    """The biases of all layers, each computed when it is asked for, so that no more than one need exist at a time."""
+class ClipBiases(LazyBiases):
+    """The biases of all layers, [N, S, W, G, t n, t n] each."""
 
     def __init__(
         self,
@@ -144,16 +145,7 @@ class ClipBiases(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._times)
 
-    @overload
-    def __getitem__(self, layer: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, layer: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, layer: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(layer, slice):
-            return [self[one] for one in range(*layer.indices(len(self)))]
-        if not -len(self) <= layer < len(self):
-            raise IndexError(f"layer {layer} of {len(self)}")
-        layer %= len(self)
+    def _bias(self, layer: int) -> Tensor:
         time = self._times[layer]
         window = None if self._windows is None else self._windows[layer]
         slots = self._slots(time, window)

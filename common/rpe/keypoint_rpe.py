@@ -28,7 +28,7 @@ R bucket tables (grids of rows and columns: cross).
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args, overload
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from common.keypoints.transforms import check_fractions
 from common.rpe.attention import AttentionBias, CompactTables
 from common.rpe.buckets import DistanceMethod, bucket_ids, num_buckets
 from common.rpe.grids import Window, fixed_grid, grid_centres, window_centres
+from common.rpe.lazy_biases import LazyBiases
 from common.rpe.lookup import look_up
 from common.rpe.tables import constant_table
 
@@ -87,8 +88,8 @@ def _pair_positions(
     return centres.permute(2, 0, 1)[:, :, None, :, None].repeat(1, 1, 1, 1, queries)
 
 
-class LayerBiases(Sequence[Tensor]):
-    """The biases of all layers, each computed when it is asked for, so that no more than one need exist at a time.
+class LayerBiases(LazyBiases):
+    """The biases of all layers.
 
     Item d is the bias of layer d, float32 (float64 where the module's weight is): [B, H, N, N] at image level and for
     a grid of the window's size, [B, W, H, n, n] where the image's grid is cut into windows.
@@ -102,20 +103,12 @@ class LayerBiases(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._place)
 
-    @overload
-    def __getitem__(self, layer: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, layer: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, layer: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(layer, slice):
-            return [self[index] for index in range(*layer.indices(len(self)))]
+    def _bias(self, layer: int) -> Tensor:
         return self.layer(layer).tensor()
 
     def layer(self, layer: int) -> "KeypointBias":
         """The bias of one layer before it is written out for every pair; `attention` takes it as it is."""
-        if not -len(self) <= layer < len(self):
-            raise IndexError(f"layer {layer} of {len(self)}")
-        layer %= len(self)
+        layer = self._checked(layer)
         return KeypointBias(self._rpe, layer, self._features, self._place[layer])
 
 

@@ -6,7 +6,7 @@ time, n positions of a window, t frames of one, d channels of a head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args, overload
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from common.rpe.clip_rpe import ClipKeypointRPE, TimeWindow
 from common.rpe.grids import Window, fixed_grid
 from common.rpe.image_rpe import ImageRPE, ImageRPEPlaces
 from common.rpe.keypoint_rpe import KeypointRPE, KeypointRPEForm
+from common.rpe.lazy_biases import LazyBiases
 from common.rpe.table_rpe import TableRPE
 
 __all__ = ["KeypointGrid", "PositionBias", "PositionBiasName", "PositionBiasSettings"]
@@ -183,8 +184,8 @@ class PositionBias(nn.Module):
         return _PerWindow(self.kprpe(keypoints, seen_hw, visibility))
 
 
-class _PerWindow(Sequence[Tensor]):
-    """The same bias in every window: [B, H, n, n] to [B, 1, H, n, n], when asked for."""
+class _PerWindow(LazyBiases):
+    """The same bias in every window: [B, H, n, n] to [B, 1, H, n, n]."""
 
     def __init__(self, biases: Sequence[Tensor]) -> None:
         self._biases = biases
@@ -192,11 +193,5 @@ class _PerWindow(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._biases)
 
-    @overload
-    def __getitem__(self, layer: int) -> Tensor: ...
-    @overload
-    def __getitem__(self, layer: slice) -> Sequence[Tensor]: ...
-    def __getitem__(self, layer: int | slice) -> Tensor | Sequence[Tensor]:
-        if isinstance(layer, slice):
-            return [bias.unsqueeze(1) for bias in self._biases[layer]]
+    def _bias(self, layer: int) -> Tensor:
         return self._biases[layer].unsqueeze(1)
