@@ -196,7 +196,7 @@ def test_opengaits_own_command_line(checkout, data, runs, tmp_path):
     assert "Iteration 00003" in done.stderr
     saved = root / "output" / "tiny" / "SwinGait2D" / "swingait2d_kprpe" / "checkpoints" / "swingait2d_kprpe-00003.pt"
     assert saved.is_file()
-    done = opengait_main(root, runs, config, "test", "--iter", "3")
+    done = opengait_main(root, runs, config, "test", "--iter", "3", processes=2)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "scalar/test_accuracy/mINP" in done.stderr
 
@@ -209,10 +209,11 @@ def test_opengaits_own_command_line(checkout, data, runs, tmp_path):
     assert "SwinGait2D" in done.stderr
 
 
-def opengait_main(root, runs, config, phase, *more):
-    alone = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    harness = Path(runs.__file__).with_name("opengait_cpu.py")
-    command = [sys.executable, str(harness), "opengait/main.py", "--cfgs", str(config), "--phase", phase, *more]
+def opengait_main(root, runs, config, phase, *more, processes=1):
+    """OpenGait's main program, started as its README says: by torchrun, also for one process."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+    harness = str(Path(runs.__file__).with_name("opengait_cpu.py"))
+    command = [*start, harness, "opengait/main.py", "--cfgs", str(config), "--phase", phase, *more]
     return subprocess.run(
-        command, cwd=root, env=environment() | alone, capture_output=True, text=True, timeout=200, check=False
+        command, cwd=root, env=environment(), capture_output=True, text=True, timeout=200, check=False
     )
