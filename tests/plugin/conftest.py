@@ -148,7 +148,7 @@ def _one_thread():
 @pytest.fixture
 def opengait(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
     """The heads and losses of an OpenGait checkout, loaded file by file; its package needs CUDA and a process group."""
-    if "OPENGAIT_ROOT" not in os.environ:
+    if not os.environ.get("OPENGAIT_ROOT"):
         pytest.skip("set OPENGAIT_ROOT to an OpenGait checkout to compare with it")
     source = Path(os.environ["OPENGAIT_ROOT"]) / "opengait" / "modeling"
     utils: Any = types.ModuleType("utils")

@@ -18,7 +18,7 @@ from common.runtime.settings import to_mapping
 from plugin.runtime.host import MODELS
 from plugin.runtime.settings import load_gait_settings
 
-live = pytest.mark.skipif("OPENGAIT_ROOT" not in os.environ, reason="OPENGAIT_ROOT names no OpenGait checkout")
+live = pytest.mark.skipif(not os.environ.get("OPENGAIT_ROOT"), reason="OPENGAIT_ROOT names no OpenGait checkout")
 ROOT = Path(__file__).parents[2]
 
 

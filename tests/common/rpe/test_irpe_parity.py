@@ -24,7 +24,7 @@ def _harness():
 
 
 cvlface = _harness()
-live = pytest.mark.skipif("CVLFACE_ROOT" not in os.environ, reason="CVLFACE_ROOT names no CVLface checkout")
+live = pytest.mark.skipif(not os.environ.get("CVLFACE_ROOT"), reason="CVLFACE_ROOT names no CVLface checkout")
 CASES = [
     (case, extra_tokens, implementation)
     for case, extra_tokens in cvlface.IRPE_ATTENTIONS

@@ -30,7 +30,7 @@ def _harness():
 
 cvlface = _harness()
 ROOT = Path(os.environ.get("CVLFACE_ROOT", "."))
-live = pytest.mark.skipif("CVLFACE_ROOT" not in os.environ, reason="CVLFACE_ROOT names no CVLface checkout")
+live = pytest.mark.skipif(not os.environ.get("CVLFACE_ROOT"), reason="CVLFACE_ROOT names no CVLface checkout")
 
 METHODS = {"product": "product", "euc": "euclidean", "quant": "quant", "cross": "cross"}
 FORMS = {  # their ctx_type to our form and whether layers share the weights

@@ -41,7 +41,7 @@ def runs() -> ModuleType:
 @pytest.fixture(scope="session")
 def checkout() -> Path:
     """A checkout of OpenGait."""
-    if "OPENGAIT_ROOT" not in os.environ:
+    if not os.environ.get("OPENGAIT_ROOT"):
         pytest.skip("set OPENGAIT_ROOT to an OpenGait checkout to run it")
     return Path(os.environ["OPENGAIT_ROOT"]).resolve()
 
