@@ -47,7 +47,6 @@ def pick_sequences(settings: "GaitSettings", data: Path, partition: Path | None,
     Raises:
         FileNotFoundError, ValueError: no such folder or partition, no sequence left, or sequences that cannot be used.
     """
-    from plugin.evaluation import Protocol
     from plugin.partition import read_partition
     from plugin.sequences import check_all, find_sequence_folders
 
@@ -59,11 +58,7 @@ def pick_sequences(settings: "GaitSettings", data: Path, partition: Path | None,
         split = read_partition(partition)
         sequences = find_sequence_folders(data, split.test)
         if role != "all":
-            evaluator, names = settings.evaluator_cfg, settings.data_cfg
-            dataset_name = names.test_dataset_name or names.dataset_name
-            protocol = Protocol(
-                evaluator.eval_func, dataset_name, split.probes, evaluator.metric, evaluator.cross_view_gallery
-            )
+            protocol = settings.protocol(split.probes)
             triples = [(sequence.label, sequence.type, sequence.view) for sequence in sequences]
             labels, types, views = (list(column) for column in zip(*triples, strict=True))
             wanted = protocol.roles(labels, types, views)[("probe", "gallery").index(role)]

@@ -22,6 +22,7 @@ from common.runtime.checkpoint import checkpoint_path, load_weights
 from common.runtime.progress import progress_bar
 from common.runtime.settings import to_mapping
 from plugin.embeddings import Embeddings
+from plugin.runtime.batches import compute_embeddings
 from plugin.runtime.data import Collate, Draw, GaitSequence, InferenceSampler, Loaded, make_loader
 from plugin.runtime.host import MODELS
 from plugin.runtime.settings import GaitSettings
@@ -55,9 +56,8 @@ def find_checkpoint(settings: GaitSettings, weights: Path | None, iteration: int
         return weights
     if iteration is None:
         raise ValueError("give a checkpoint file or an iteration")
-    run = settings.evaluator_cfg.save_name
-    folder = output / settings.data_cfg.dataset_name / settings.model_cfg.model / run / "checkpoints"
-    return checkpoint_path(folder, run, iteration)
+    evaluator = settings.evaluator_cfg
+    return checkpoint_path(settings.run_folder(output, evaluator) / "checkpoints", evaluator.save_name, iteration)
 
 
 def load_model(settings: GaitSettings, checkpoint: Path) -> nn.Module:
@@ -125,7 +125,6 @@ class _FolderDataset(Dataset[Loaded]):
         return Loaded(known, 0, [silhouettes, keypoints], draw.seed)
 
 
-@torch.no_grad()
 def embed_sequences(
     model: nn.Module, settings: GaitSettings, sequences: Sequence[SequenceFolder], device: torch.device
 ) -> np.ndarray:
@@ -150,14 +149,9 @@ def embed_sequences(
     # The loader asks of a data set no more than what this one has.
     loader = make_loader(cast(Any, _FolderDataset(sequences)), sampler, collate, settings.data_cfg.num_workers)
     model.to(device).eval()
-    half = evaluator.enable_float16 and device.type == "cuda"
-    found: list[np.ndarray] = []
-    for batch in progress_bar(loader, desc="Embedding", unit="batch", leave=False):
-        streams = [stream.to(device, non_blocking=True) for stream in batch.streams]
-        with torch.autocast(device.type, torch.float16, enabled=half):
-            out = model((streams, batch.labels.to(device), batch.types, batch.views, batch.lengths))
-        found.append(out["inference_feat"]["embeddings"].float().cpu().numpy())
-    embeddings = np.concatenate(found)
+    bar = progress_bar(loader, desc="Embedding", unit="batch", leave=False)
+    batches = compute_embeddings(model, bar, device, evaluator.enable_float16)
+    embeddings = np.concatenate([found for _, found in batches])
     bad = np.nonzero(~np.isfinite(embeddings).all(axis=(1, 2)))[0]
     if len(bad):
         names = ", ".join(sequences[int(i)].name for i in bad[:5])

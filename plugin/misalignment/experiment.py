@@ -77,7 +77,7 @@ class Candidate:
     @property
     def takes_joints(self) -> bool:
         """Whether a test's joints make a difference to it."""
-        return self.settings.model_cfg.backbone_cfg.position_bias == "kprpe"
+        return self.settings.model_cfg.needs_keypoints
 
 
 @dataclass(frozen=True, kw_only=True)

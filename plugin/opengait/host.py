@@ -57,7 +57,7 @@ class PairedBaseModel(BaseModel):
         sampler = cfgs["evaluator_cfg"]["sampler"]
         rescaled = sampler["batch_size"] != world
         sampler["batch_size"] = world
-        self._needs_keypoints = settings.backbone_cfg.position_bias == "kprpe"
+        self._needs_keypoints = settings.needs_keypoints
         self._test_numbers: dict[tuple[str, str, str], int] = {}
         super().__init__(cfgs, training)
         if rescaled:

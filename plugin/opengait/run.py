@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 import yaml
 
-from common.runtime.checkpoint import checkpoints_after
+from common.runtime.checkpoint import latest_checkpoint
 from common.runtime.settings import ConfigError, merge, read_yaml, to_mapping
 from plugin.conditions import TestCondition
 from plugin.opengait.checkout import check_checkout
@@ -79,8 +79,8 @@ def work_folder(checkout: Path, settings: Mapping[str, Any], output: Path) -> It
 def _newest(settings: Mapping[str, Any], phase: str, output: Path) -> int:
     engine = settings["trainer_cfg" if phase == "train" else "evaluator_cfg"]
     folder = output / settings["data_cfg"]["dataset_name"] / settings["model_cfg"]["model"] / engine["save_name"]
-    found = checkpoints_after(folder / "checkpoints", engine["save_name"], -1)
-    return int(found[-1].stem.rsplit("-", 1)[1]) if found else 0
+    found = latest_checkpoint(folder / "checkpoints", engine["save_name"])
+    return int(found.stem.rsplit("-", 1)[1]) if found else 0
 
 
 def _alone() -> None:

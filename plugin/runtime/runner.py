@@ -39,6 +39,7 @@ from common.runtime.stop import StopSignals
 from common.runtime.sync_batch_norm import synchronise_batch_norm
 from plugin.conditions import TestCondition
 from plugin.evaluation import Protocol, ProtocolResult, RetrievalResult
+from plugin.runtime.batches import compute_embeddings, to_device
 from plugin.runtime.data import (
     Batch,
     Collate,
@@ -50,7 +51,7 @@ from plugin.runtime.data import (
 )
 from plugin.runtime.host import MODELS, BaseModel
 from plugin.runtime.losses import LossAggregator
-from plugin.runtime.settings import EvaluatorSettings, GaitSettings, TrainerSettings
+from plugin.runtime.settings import GaitSettings
 from plugin.transforms import PairedCompose
 
 __all__ = ["RunOptions", "TestResult", "test", "train"]
@@ -100,14 +101,6 @@ class TestResult:
     """The JSON file that holds them."""
 
 
-def _needs_keypoints(settings: GaitSettings) -> bool:
-    return settings.model_cfg.backbone_cfg.position_bias == "kprpe"
-
-
-def _folder(settings: GaitSettings, engine: TrainerSettings | EvaluatorSettings, options: RunOptions) -> Path:
-    return options.output / settings.data_cfg.dataset_name / settings.model_cfg.model / engine.save_name
-
-
 def _build_model(settings: GaitSettings, training: bool, seed: int, log: RunLog) -> BaseModel:
     seed_everything(seed)
     model = MODELS[settings.model_cfg.model](to_mapping(settings), training, log)
@@ -140,7 +133,9 @@ class _Tester:
     def __init__(self, settings: GaitSettings, options: RunOptions, accelerator: Accelerator, log: RunLog) -> None:
         evaluator = settings.evaluator_cfg
         self._evaluator, self._log, self._accelerator = evaluator, log, accelerator
-        self._dataset = GaitDataset(settings.data_cfg, training=False, needs_keypoints=_needs_keypoints(settings))
+        self._dataset = GaitDataset(
+            settings.data_cfg, training=False, needs_keypoints=settings.model_cfg.needs_keypoints
+        )
         self._protocol, indices = self._prepare(settings)
         self.condition = options.condition.name
         transform = PairedCompose(evaluator.transform[0].trf_cfg)
@@ -169,13 +164,7 @@ class _Tester:
                 left_out = len(dataset) - len(indices)
                 self._log.log_warning(f"{left_out} probes without gallery are left out (data_cfg.remove_no_gallery)")
             probes = dataset.probes & {dataset.sequences[index].name for index in indices}
-        protocol = Protocol(
-            evaluator.eval_func,
-            data.test_dataset_name or data.dataset_name,
-            probes,
-            evaluator.metric,
-            evaluator.cross_view_gallery,
-        )
+        protocol = settings.protocol(probes)
         names = _names([dataset.sequences[index] for index in indices])
         protocol.check(*names)
         needed = np.logical_or(*protocol.roles(*names))
@@ -183,7 +172,6 @@ class _Tester:
             self._log.log_info(f"{(~needed).sum()} sequences are neither probe nor gallery, and are not tested")
         return protocol, [index for index, use in zip(indices, needed, strict=True) if use]
 
-    @torch.no_grad()
     def run(self, model: nn.Module) -> ProtocolResult:
         """What the protocol finds, the same in every process."""
         was_training = model.training
@@ -191,12 +179,8 @@ class _Tester:
         rows: list[tuple[str, np.ndarray]] = []
         device = self._accelerator.device
         bar = progress_bar(self._loader, desc="Testing", unit="batch", disable=not self._log.active, leave=False)
-        half = self._evaluator.enable_float16 and device.type == "cuda"
-        for batch in bar:
-            inputs = _to_device(batch, device)
-            with torch.autocast(device.type, torch.float16, enabled=half):
-                embeddings = model(inputs)["inference_feat"]["embeddings"]
-            rows += zip(batch.names, embeddings.float().cpu().numpy(), strict=True)
+        for names, embeddings in compute_embeddings(model, bar, device, self._evaluator.enable_float16):
+            rows += zip(names, embeddings, strict=True)
         model.train(was_training)
         by_name = dict(gather_lists(rows))
         tested = [sequence for sequence in self._dataset.sequences if sequence.name in by_name]
@@ -212,12 +196,6 @@ class _Tester:
 
 def _names(sequences: Sequence[GaitSequence]) -> tuple[list[str], list[str], list[str]]:
     return [s.label for s in sequences], [s.type for s in sequences], [s.view for s in sequences]
-
-
-def _to_device(batch: Batch, device: torch.device) -> tuple[Any, ...]:
-    """OpenGait's five inputs; the lengths of whole sequences stay on the CPU, where they are read."""
-    streams = [stream.to(device, non_blocking=True) for stream in batch.streams]
-    return streams, batch.labels.to(device, non_blocking=True), batch.types, batch.views, batch.lengths
 
 
 @contextmanager
@@ -240,7 +218,7 @@ def test(settings: GaitSettings, options: RunOptions) -> TestResult:
     """
     evaluator = settings.evaluator_cfg
     accelerator = make_accelerator(evaluator.enable_float16)
-    folder = _folder(settings, evaluator, options)
+    folder = settings.run_folder(options.output, evaluator)
     with _open_log(folder, options, accelerator) as log:
         tester = _Tester(settings, options, accelerator, log)
         model = _build_model(settings, False, options.seed, log)
@@ -286,7 +264,7 @@ def train(settings: GaitSettings, options: RunOptions) -> int | None:
     """
     trainer = settings.trainer_cfg
     accelerator = make_accelerator(trainer.enable_float16, trainer.find_unused_parameters)
-    folder = _folder(settings, trainer, options)
+    folder = settings.run_folder(options.output, trainer)
     with _open_log(folder, options, accelerator) as log:
         return _Trainer(settings, options, accelerator, folder, log).run()
 
@@ -303,7 +281,7 @@ class _Trainer:
         self.iteration = 0
         self._skipped = 0  # steps in a row
         self._batches_drawn = 0  # more than iterations where half precision skipped a step
-        dataset = GaitDataset(settings.data_cfg, training=True, needs_keypoints=_needs_keypoints(settings))
+        dataset = GaitDataset(settings.data_cfg, training=True, needs_keypoints=settings.model_cfg.needs_keypoints)
         classes = settings.model_cfg.bnnecks.class_num
         if classes < len(dataset.label_set):
             raise ValueError(
@@ -524,7 +502,7 @@ class _Trainer:
         # The same in every process: what is drawn for a sequence depends on its place in the whole batch.
         seed_everything(self._options.seed, self._batches_drawn)
         self._batches_drawn += 1
-        inputs = _to_device(batch, self._accelerator.device)
+        inputs = to_device(batch, self._accelerator.device)
         with self._accelerator.autocast():
             out = self._network(inputs)
         loss, summary = self._losses(out["training_feat"])

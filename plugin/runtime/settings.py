@@ -4,6 +4,7 @@ Field names are the YAML's. Defaults are OpenGait's (its configs/default.yaml), 
 another data set than the plugin's. What is not here the embedded runtime does not do, and refuses by name.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -372,6 +373,11 @@ class ModelSettings:
     bin_num: list[int]
     """Horizontal stripes that the token map is pooled into; the last part is then repeated once."""
 
+    @property
+    def needs_keypoints(self) -> bool:
+        """Whether joints make a difference to it."""
+        return self.backbone_cfg.position_bias == "kprpe"
+
     def __post_init__(self) -> None:
         if not self.bin_num or min(self.bin_num) < 1:
             raise ValueError(f"bin_num must be numbers > 0, got {self.bin_num}")
@@ -503,10 +509,25 @@ class GaitSettings:
         prefixes = sorted(loss.log_prefix for loss in self.loss_cfg)
         if prefixes != ["softmax", "triplet"]:
             raise ValueError(f"loss_cfg: SwinGait feeds the log_prefix softmax and triplet, got {prefixes}")
+        if self.evaluator_cfg.eval_func != "evaluate_Gait3D" or self.evaluator_cfg.cross_view_gallery:
+            self.protocol()
+
+    def protocol(self, probe_names: Collection[str] = frozenset()) -> Protocol:
+        """The protocol of a test.
+
+        Args:
+            probe_names: ID-TYPE-VIEW, for evaluate_Gait3D.
+
+        Raises:
+            ValueError: one that the data set does not have.
+        """
         evaluator, data = self.evaluator_cfg, self.data_cfg
-        if evaluator.eval_func != "evaluate_Gait3D" or evaluator.cross_view_gallery:
-            name = data.test_dataset_name or data.dataset_name
-            Protocol(evaluator.eval_func, name, cross_view_gallery=evaluator.cross_view_gallery)
+        name = data.test_dataset_name or data.dataset_name
+        return Protocol(evaluator.eval_func, name, probe_names, evaluator.metric, evaluator.cross_view_gallery)
+
+    def run_folder(self, output: Path, engine: TrainerSettings | EvaluatorSettings) -> Path:
+        """Where a run keeps its files below the folder of all runs, as OpenGait has it."""
+        return output / self.data_cfg.dataset_name / self.model_cfg.model / engine.save_name
 
 
 def load_gait_settings(path: str | Path, overrides: dict[str, Any] | None = None) -> GaitSettings:
