@@ -57,15 +57,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_intermixed_args(argv)
     if args.iter < 0 or args.seed < 0:
         parser.error("--iter and --seed must not be negative")
-    for name, value in (
-        ("misalign", args.misalign),
-        ("joint-noise", args.joint_noise),
-        ("joint-loss", args.joint_loss),
-    ):
-        if not 0 <= value <= 1 or (name == "misalign" and value == 1):
-            parser.error(f"--{name} must be at least 0 and {'less than' if name == 'misalign' else 'at most'} 1")
-        if value and args.phase == "train":
-            parser.error(f"--{name} is a condition of --phase test")
+    given = [name for name in ("misalign", "joint_noise", "joint_loss") if getattr(args, name)]
+    if given:  # only then: the conditions' own checks wait for their libraries
+        try:
+            _condition(args)
+        except ValueError as error:
+            parser.error(f"--{str(error).replace('_', '-')}")
+        if args.phase == "train":
+            parser.error(f"--{given[0].replace('_', '-')} is a condition of --phase test")
     if args.opengait is not None and args.seed:
         parser.error("--seed is the embedded runtime's: OpenGait seeds each process with its rank")
     return args
