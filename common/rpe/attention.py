@@ -5,6 +5,7 @@ write it before). "fused" is torch's scaled_dot_product_attention; "explicit" wr
 Shape letters: H heads, N queries and keys, d channels of a head, `...` batch and, in windows, window.
 """
 
+import math
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -145,7 +146,8 @@ def _may_be_compact(query: Tensor, dropout: float, mask: Tensor | None) -> bool:
 def _terms(bias: Tensor | None, mask: Tensor | None, logits: Tensor) -> list[Tensor]:
     """Bias and mask, summed before where their sum is smaller than the logits."""
     if bias is not None and mask is not None:
-        if torch.broadcast_shapes(bias.shape, mask.shape).numel() < logits.numel():
+        # Not Size.numel, which would fix the batch size of a model that is exported with any.
+        if math.prod(torch.broadcast_shapes(bias.shape, mask.shape)) < math.prod(logits.shape):
             return [bias + mask]
         return [bias, mask]
     return [term for term in (bias, mask) if term is not None]

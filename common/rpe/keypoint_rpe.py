@@ -281,9 +281,10 @@ class KeypointRPE(nn.Module):
     def _affine_features(self, points: Tensor, visibility: Tensor | None) -> _Features:
         weight = self._weight_view().to(points.dtype)
         seen = points if visibility is None else points * visibility[..., None]
-        sign = 1.0 if self.form == "absolute" else -1.0
         moved = seen.flatten(1) @ weight.flatten(3).flatten(0, 2).T
-        intercept = torch.add(self.bias.to(points.dtype), moved, alpha=sign).unflatten(1, weight.shape[:3])
+        offset = self.bias.to(points.dtype)
+        # Not torch.add with alpha=-1, which torch 2.14's inductor takes for +1 beside a matrix product.
+        intercept = (offset + moved if self.form == "absolute" else offset - moved).unflatten(1, weight.shape[:3])
         if self.form == "absolute":
             return _Features(None, intercept)
         if visibility is None:

@@ -64,3 +64,18 @@ def test_a_default_device_does_not_matter(counted):
     squares, _ = counted
     with torch.device("meta"):
         assert squares(3).device.type == "cpu"
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_models_may_read_several_tables(counted, backend):
+    """Of one function too, of several sizes and one of them twice, and others later."""
+    squares, _ = counted
+    torch.compiler.reset()
+    compiled = {"fullgraph": True, "backend": backend}
+    x = torch.zeros(())
+    first = torch.compile(lambda x: x + squares(3).sum() + squares(4).sum() + squares(3).sum(), **compiled)
+    second = torch.compile(lambda x: x + squares(5).sum() + squares(4).sum(), **compiled)
+    for _ in range(2):
+        assert float(first(x)) == 5 + 14 + 5
+        assert float(second(x)) == 30 + 14
+    assert squares(4).tolist() == [0, 1, 4, 9]
