@@ -12,6 +12,7 @@ H heads, d channels of a head.
 import torch
 from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from common.rpe import AttentionBias, PositionBias, PositionBiasSettings, attention
 from common.rpe.attention import AttentionImplementation
@@ -89,6 +90,8 @@ class VisionTransformer(nn.Module):
         qkv_bias: whether queries, keys and values have a bias term.
         drop_path: stochastic depth of the last block; it grows linearly from 0 at the first.
         implementation: of attention, see `common.attention`.
+        checkpointing: whether training keeps only what enters each block, and computes the rest again for the backward
+            pass.
 
     Raises:
         ValueError: sizes that do not fit each other, or a setting out of range.
@@ -109,6 +112,7 @@ class VisionTransformer(nn.Module):
         qkv_bias: bool = False,
         drop_path: float = 0.0,
         implementation: AttentionImplementation = "auto",
+        checkpointing: bool = False,
     ) -> None:
         super().__init__()
         if embed_dim % num_heads:
@@ -117,6 +121,7 @@ class VisionTransformer(nn.Module):
         self.patch_hw = patch_hw
         self.in_channels = in_channels
         self.embed_dim = embed_dim
+        self.checkpointing = checkpointing
         self.extra_tokens = int(class_token)
         grid_hw = self._grid(image_hw)
         self.patch_embed = PatchEmbed(patch_hw, in_channels, embed_dim)
@@ -169,7 +174,10 @@ class VisionTransformer(nn.Module):
         if self.pos_embed is not None:
             x = x + self.pos_embed
         for block, bias in zip(self.blocks, biases, strict=True):
-            x = block(x, bias)
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, bias, use_reentrant=False)
+            else:
+                x = block(x, bias)
         # Half-precision sums over the residual stream are what breaks first in deep transformers.
         return self.norm(x.to(torch.promote_types(x.dtype, torch.float32)))
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.runtime.errors import error_text
+
 if TYPE_CHECKING:
     from plugin.conditions import TestCondition
 
@@ -70,12 +72,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _plain(error: Exception) -> str:
-    """What went wrong; of an error that a loader process met, without its traceback."""
-    text = str(error).strip()
-    return text.splitlines()[-1] if "DataLoader worker process" in text.split("\n", 1)[0] else text
-
-
 def _condition(args: argparse.Namespace) -> "TestCondition":
     from plugin.conditions import TestCondition
 
@@ -132,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave_group()
         return 0 if stopped is None else 128 + stopped
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {_plain(error)}", file=sys.stderr)
+        print(f"error: {error_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

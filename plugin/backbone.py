@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from common.rpe import DistanceMethod, KeypointGrid, KeypointRPEForm, PositionBiasName, PositionBiasSettings
 from common.rpe.image_rpe import ImageRPEPlaces
-from plugin.swin import SwinTransformer
+from common.swin import SwinTransformer
 
 __all__ = ["SwinGait2DBackbone", "SwinGait3DBackbone", "translate_swingait_keys"]
 

@@ -11,10 +11,10 @@ import torch
 
 from common.rpe import Window
 from common.runtime.arrays import load_array
+from common.swin import WindowAttention
 from plugin.inference import find_checkpoint, load_model
 from plugin.layout import KEYPOINTS_FILE, SILHOUETTES_FILE
 from plugin.runtime.settings import GaitSettings
-from plugin.swin import WindowAttention
 from plugin.transforms import PairedCompose
 
 __all__ = ["gait_biases", "load_kprpe_model", "read_frames"]

@@ -7,11 +7,8 @@ configs and commands that real data go through.
 
 import argparse
 import json
-import shutil
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +16,14 @@ import numpy as np
 
 from common.keypoints import fractions_to_pixels
 from common.runtime.arrays import load_array
+from common.runtime.curves import draw_cmc
+from common.runtime.demo import make_room, paired_interval, timed, verdict
 from common.runtime.files import write_text
 from common.runtime.settings import merge, parse_overrides
 from plugin.conditions import TestCondition
 from plugin.layout import KEYPOINTS_FILE, SILHOUETTES_FILE
 from plugin.partition import read_partition
-from plugin.pictures import draw_cmc, draw_sequences
+from plugin.pictures import draw_sequences
 from plugin.prepare import PrepareSettings, prepare
 from plugin.synthesize import SynthesisSettings, synthesize
 from plugin.transforms import CropMisalignment, PairedCompose
@@ -38,18 +37,9 @@ __all__ = ["MODELS", "format_table", "main", "prepare_walkers", "run_demo"]
 MODELS = {"SwinGait-2D": "swingait2d.yaml", "SwinGait-2D + KP-RPE": "swingait2d_kprpe.yaml"}
 METRICS = ("Rank-1", "Rank-5", "Rank-10", "mAP", "mINP")
 MISALIGNMENT = 0.15
-_MARKER = ".made-by-the-demo"
 
 Results = Mapping[tuple[str, str], "TestResult"]
 """(model, condition) to what a test gave."""
-
-
-def paired_interval(old: np.ndarray, new: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of `new - old`, drawing probes [n] with replacement."""
-    difference = new - old
-    draws = np.random.default_rng(seed).integers(0, len(difference), (10_000, len(difference)))
-    low, high = np.percentile(difference[draws].mean(1), [2.5, 97.5])
-    return float(low), float(high)
 
 
 def _details(result: "TestResult") -> "RetrievalResult":
@@ -77,30 +67,11 @@ def format_table(results: Results) -> str:
     for condition in conditions:
         old, new = (_details(results[model, condition]).average_precision for model in models)
         low, high = paired_interval(old, new)
-        verdict = "helps" if low > 0 else "hurts" if high < 0 else "makes no clear difference"
         lines.append(
-            f"\n{condition}: KP-RPE {verdict} here: mAP {(new - old).mean():+.2f}, "
+            f"\n{condition}: KP-RPE {verdict(low, high)} here: mAP {(new - old).mean():+.2f}, "
             f"95 % interval over the {len(old)} probes {low:+.2f} to {high:+.2f}."
         )
     return "\n".join(lines)
-
-
-@contextmanager
-def _timed(what: str, seconds: dict[str, float]) -> Iterator[None]:
-    print(f"\n== {what}", flush=True)
-    begun = time.perf_counter()
-    yield
-    seconds[what] = time.perf_counter() - begun
-
-
-def _make_room(out: Path) -> None:
-    """An empty folder; an earlier demo is removed, anything else is left alone."""
-    if out.exists() and any(out.iterdir()):
-        if not (out / _MARKER).is_file():
-            raise ValueError(f"{out} exists and was not made by the demo: choose another --out")
-        shutil.rmtree(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _MARKER, "The demo removes this folder when it runs again.\n")
 
 
 def prepare_walkers(raw: Path, paired: Path) -> None:
@@ -135,7 +106,7 @@ def run_demo(out: Path, configs: Path, subjects: int, seed: int, overrides: Mapp
     """Run everything and return the table.
 
     Args:
-        out: folder for data, runs, pictures and table; see `_make_room`.
+        out: folder for data, runs, pictures and table; see `common.runtime.demo.make_room`.
         configs: folder of the two demo configs.
         subjects: how many walkers.
         seed: of the walkers and of training.
@@ -147,26 +118,26 @@ def run_demo(out: Path, configs: Path, subjects: int, seed: int, overrides: Mapp
     from plugin.runtime.runner import RunOptions, test, train
     from plugin.runtime.settings import load_gait_settings
 
-    _make_room(out)
+    make_room(out)
     seconds: dict[str, float] = {}
     raw, paired = out / "raw", out / "paired"
-    with _timed("Make walkers in the raw layout of Gait3D", seconds):
+    with timed("Make walkers in the raw layout of Gait3D", seconds):
         settings = SynthesisSettings(
             subjects=subjects, sequences_per_subject=6, probes_per_subject=2, frames=24, seed=seed
         )
         synthesize(settings, raw, progress=True)
-    with _timed("Prepare paired silhouettes and joints", seconds):
+    with timed("Prepare paired silhouettes and joints", seconds):
         prepare_walkers(raw, paired)
     data = {"data_cfg": {"dataset_root": str(paired), "dataset_partition": str(raw / "partition.json")}}
     results: dict[tuple[str, str], TestResult] = {}
     for model, config in MODELS.items():
         run = load_gait_settings(configs / config, merge(data, overrides))
-        with _timed(f"Train {model}", seconds):
+        with timed(f"Train {model}", seconds):
             stopped = train(run, RunOptions(seed=seed, output=out / "output", log_to_file=True))
             if stopped is not None:
                 raise KeyboardInterrupt
         for condition, strength in (("clean", 0.0), (f"misaligned {MISALIGNMENT:.0%}", MISALIGNMENT)):
-            with _timed(f"Test {model} on {condition} crops", seconds):
+            with timed(f"Test {model} on {condition} crops", seconds):
                 hard = TestCondition(misalign=strength)
                 options = RunOptions(seed=seed, output=out / "output", resume=True, condition=hard)
                 results[model, condition] = test(run, options)

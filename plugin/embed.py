@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common.runtime.errors import error_text
+
 if TYPE_CHECKING:
     from plugin.runtime.settings import GaitSettings
     from plugin.sequences import SequenceFolder
@@ -78,13 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # Imported late, so that --help and typing errors do not wait for torch.
     from plugin.embeddings import save_embeddings
-    from plugin.inference import (
-        embed_folders,
-        error_text,
-        find_checkpoint,
-        load_model,
-        pick_device,
-    )
+    from plugin.inference import embed_folders, find_checkpoint, load_model, pick_device
     from plugin.runtime.settings import load_gait_settings
 
     try:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.runtime.errors import error_text
 from plugin.embed import add_model_options
 
 if TYPE_CHECKING:
@@ -132,8 +133,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except (ValueError, OSError, FloatingPointError) as error:
-        from plugin.inference import error_text
-
         print(f"error: {error_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -32,7 +32,6 @@ from plugin.transforms import PairedCompose
 __all__ = [
     "embed_folders",
     "embed_sequences",
-    "error_text",
     "find_checkpoint",
     "load_model",
     "model_fingerprint",
@@ -177,11 +176,3 @@ def embed_folders(
         fingerprint=model_fingerprint(settings, model),
         metric=settings.evaluator_cfg.metric,
     )
-
-
-def error_text(error: BaseException) -> str:
-    """What went wrong; of an error that a loader process met, without its traceback."""
-    text = str(error).strip()
-    if "DataLoader worker process" in text.split("\n", 1)[0]:
-        return text.splitlines()[-1].partition(": ")[2]
-    return text

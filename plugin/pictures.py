@@ -19,13 +19,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from common.keypoints import COCO_17, KeypointSchema
+from common.runtime.curves import COLOURS, LINE_STYLES, Name, curve_group, curve_title, finish_axes, shortened_row
 from common.runtime.figures import write_figure
 
-__all__ = ["MatchPicture", "SweepPanel", "draw_cmc", "draw_matches", "draw_sequences", "draw_sweeps", "draw_training"]
+__all__ = ["MatchPicture", "SweepPanel", "draw_matches", "draw_sequences", "draw_sweeps", "draw_training"]
 
-# Okabe and Ito's palette, told apart by readers with any kind of colour vision.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
 SIDE_COLOURS = {"left": (0, 114, 178), "right": (213, 94, 0), "centre": (40, 40, 40)}  # RGB
 
 VERDICTS: dict[bool | None, tuple[str, tuple[int, int, int]]] = {  # what is said of a match, and its frame in RGB
@@ -40,7 +38,6 @@ LINE_HEIGHT, LETTER_WIDTH, FRAME_WIDTH = 14, 6, 4
 LARGEST_SIDE = 2**16 - 1  # what Agg can draw
 FRACTION_BITS = 4  # of cv2's fixed-point coordinates
 
-Name = str | tuple[str, str]
 SequenceRow = tuple[str, np.ndarray, np.ndarray | None]
 
 
@@ -168,41 +165,6 @@ def draw_matches(path: str | Path, rows: Sequence[Sequence[MatchPicture]], *, sc
     write_figure(figure, path)
 
 
-def draw_cmc(path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: int = 20) -> None:
-    """Cumulative match curves.
-
-    Args:
-        path: picture file.
-        curves: name -> [R] percent, entry k - 1 being Rank-k. A name (model, condition) gives each model one colour
-            and each condition one line style.
-        max_rank: ranks shown at most.
-
-    Raises:
-        ValueError: no curves, a curve that is no rising row of percentages (it is named), or an unknown suffix.
-    """
-    if not curves or max_rank < 1:
-        raise ValueError(f"need curves and max_rank >= 1, got {len(curves)} and {max_rank}")
-    figure = Figure(figsize=(6.4, 4.4), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    lowest, longest = 100.0, 1
-    for name, style in _styles(curves).items():
-        curve = np.asarray(curves[name], dtype=np.float64)
-        if curve.ndim != 1 or not len(curve) or not ((curve >= 0) & (curve <= 100 + 1e-9)).all():
-            raise ValueError(f"CMC of {_title(name)} must be a row of percentages, got {_brief(curve)}")
-        if (np.diff(curve) < 0).any():
-            raise ValueError(f"CMC of {_title(name)} falls from one rank to the next: {_brief(curve)}")
-        shown = curve[:max_rank]
-        lowest, longest = min(lowest, shown[0]), max(longest, len(shown))
-        label = f"{_title(name)}  {shown[0]:.1f}"
-        axes.plot(np.arange(1, len(shown) + 1), shown, marker="o", ms=3.5, lw=1.7, label=label, **style)
-    axes.set(xlabel="rank", ylabel="probes with a match so far (%)")
-    axes.set_xlim(0.5, longest + 0.5)
-    axes.set_ylim(max(0, np.floor((lowest - 2) / 10) * 10), 101)
-    axes.set_xticks([1, *range(5, longest + 1, 5)] if longest > 8 else range(1, longest + 1))
-    _finish(axes, "Rank-1 (%)")
-    write_figure(figure, path)
-
-
 def draw_training(path: str | Path, histories: Mapping[Name, Sequence[tuple[int, float]]]) -> None:
     """Curves of what training logged, one panel a quantity.
 
@@ -223,7 +185,7 @@ def draw_training(path: str | Path, histories: Mapping[Name, Sequence[tuple[int,
     panels: dict[str, list[Name]] = {}
     for name in histories:
         panels.setdefault(name[1] if isinstance(name, tuple) else "value", []).append(name)
-    models = list(dict.fromkeys(_model(name) for name in histories))
+    models = list(dict.fromkeys(curve_group(name) for name in histories))
     figure = Figure(figsize=(0.6 + 4.6 * len(panels), 3.8), dpi=150, layout="constrained")
     for number, (quantity, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(1, len(panels), number)
@@ -232,22 +194,24 @@ def draw_training(path: str | Path, histories: Mapping[Name, Sequence[tuple[int,
             pairs = np.asarray(histories[name], dtype=np.float64).reshape(-1, 2)
             iterations, values = pairs.T
             if not len(pairs) or (np.diff(iterations) <= 0).any():
-                raise ValueError(f"history of {_title(name)} must have rising iterations, got {_brief(iterations)}")
-            colour = COLOURS[models.index(_model(name)) % len(COLOURS)]
+                raise ValueError(
+                    f"history of {curve_title(name)} must have rising iterations, got {shortened_row(iterations)}"
+                )
+            colour = COLOURS[models.index(curve_group(name)) % len(COLOURS)]
             window = len(values) // 25
             if window > 1:
                 axes.plot(iterations, values, color=colour, lw=0.8, alpha=0.3)
                 values = np.convolve(values, np.ones(window) / window, mode="valid")
                 iterations = np.convolve(iterations, np.ones(window) / window, mode="valid")
             marker = "o" if len(values) <= 12 else ""  # a single value would not show as a line
-            axes.plot(iterations, values, color=colour, lw=1.8, marker=marker, ms=4, label=_model(name))
+            axes.plot(iterations, values, color=colour, lw=1.8, marker=marker, ms=4, label=curve_group(name))
             finite.append(values[np.isfinite(values)])
         together = np.concatenate(finite)
         if len(together) and together.min() > 0 and together.max() > 50 * together.min():
             axes.set_yscale("log")
         axes.set(xlabel="iteration", ylabel=quantity)
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
-        _finish(axes)
+        finish_axes(axes)
     write_figure(figure, path)
 
 
@@ -292,7 +256,7 @@ def draw_sweeps(path: str | Path, rows: Sequence[Sequence[SweepPanel]]) -> None:
     for number, row in enumerate(rows):
         for axes, panel in zip(grid[number], row, strict=True):
             if panel.strengths.ndim != 1 or (np.diff(panel.strengths) <= 0).any():
-                raise ValueError(f"{panel.title!r}: strengths must rise, got {_brief(panel.strengths)}")
+                raise ValueError(f"{panel.title!r}: strengths must rise, got {shortened_row(panel.strengths)}")
             for name in panel.curves:
                 _draw_sweep(axes, panel, name, models.index(name))
             axes.set_xlabel(panel.xlabel, fontsize=8)
@@ -405,29 +369,6 @@ def _check_sequence(label: str, silhouettes: np.ndarray, keypoints: np.ndarray |
         raise ValueError(f"{label}: keypoints must have shape {expected}, got {list(keypoints.shape)}")
 
 
-def _styles(names: Mapping[Name, Any]) -> dict[Name, dict[str, Any]]:
-    models = list(dict.fromkeys(_model(name) for name in names))
-    conditions = list(dict.fromkeys(name[1] for name in names if isinstance(name, tuple)))
-    styles: dict[Name, dict[str, Any]] = {}
-    for name in names:
-        condition = conditions.index(name[1]) if isinstance(name, tuple) else 0
-        colour = COLOURS[models.index(_model(name)) % len(COLOURS)]
-        styles[name] = {"color": colour, "linestyle": LINE_STYLES[condition % len(LINE_STYLES)]}
-    return styles
-
-
-def _model(name: Name) -> str:
-    return name if isinstance(name, str) else name[0]
-
-
-def _title(name: Name) -> str:
-    return name if isinstance(name, str) else ", ".join(name)
-
-
-def _brief(values: np.ndarray) -> str:
-    return np.array2string(values, threshold=6, edgeitems=3, precision=3)
-
-
 def _hex(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
@@ -436,9 +377,3 @@ def _text(figure: Figure, x: float, y: float, text: str, **options: Any) -> None
     """Text with its baseline at picture pixel (x, y), y down; `$` and `\\` are themselves."""
     width, height = figure.get_size_inches() * DPI
     figure.text(x / width, 1 - y / height, text, parse_math=False, **options)
-
-
-def _finish(axes: Any, legend_title: str | None = None) -> None:
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, handlelength=3, fontsize=9, title=legend_title, title_fontsize=9, alignment="left")

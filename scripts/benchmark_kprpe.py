@@ -34,8 +34,10 @@ from common.rpe import PositionBias, PositionBiasSettings
 from common.rpe.attention import AttentionImplementation
 from common.runtime.benchmark import MEASURES, Candidate, environment, growth, measure, ratios, tensor_memory
 from common.runtime.files import write_text
-from face.models.vit import FaceViT, translate_cvlface_keys, vit_base, vit_small
-from plugin.swin import SwinTransformer
+from common.swin import SwinTransformer
+from face.models.cvlface import translate_cvlface_keys
+from face.models.vit import FaceViT, vit_base, vit_small
+from face.reference import reference_landmarks
 
 SIZES: dict[str, Callable[..., FaceViT]] = {"small": vit_small, "base": vit_base}
 FACES = {
@@ -64,8 +66,6 @@ WINDOW = {
     "kprpe-window": PositionBiasSettings(position_bias="kprpe", num_keypoints=17, keypoint_grid="window"),
     "kprpe-image": PositionBiasSettings(position_bias="kprpe", num_keypoints=17, keypoint_grid="image"),
 }
-# Where aligned faces have eyes, nose and mouth corners: pixels of a 112 px image.
-LANDMARKS = ((38.29, 51.70), (73.53, 51.50), (56.03, 71.74), (41.55, 92.37), (70.73, 92.20))
 # How far ours and the authors' may be apart: outputs, of the largest one; gradients, in their norm, since where a ReLU6
 # turns rounding decides between a slope of 0 and of 1.
 SAME = {"outputs": 1e-4, "gradients": 1e-2}
@@ -279,7 +279,9 @@ def face_inputs(model: FaceViT, device: str) -> Callable[[int], tuple[Tensor, Te
     def inputs(batch: int) -> tuple[Tensor, Tensor]:
         random = torch.Generator().manual_seed(0)
         images = torch.rand(batch, 3, height, width, generator=random) * 2 - 1
-        keypoints = torch.tensor(LANDMARKS) / 112 + 0.02 * torch.randn(batch, 5, 2, generator=random)
+        keypoints = torch.from_numpy(reference_landmarks(pixels=False)).float() + 0.02 * torch.randn(
+            batch, 5, 2, generator=random
+        )
         return images.to(device), keypoints.to(device)
 
     return inputs

@@ -1,17 +1,13 @@
 """Pickled NumPy arrays, read without trusting the file and written whole or not at all.
 
 OpenGait keeps every stream of a sequence as one bare array in a `.pkl` file and reads it with `pickle.load`, which
-runs whatever a stranger put in there. Here the pickle's byte code is run against stand-ins: the few names that an
-array's pickle refers to are replaced by small classes that only write down shape, dtype and bytes, every other name
-is refused, and the array is then built from what was written down. Nothing of NumPy's own state setters is reached,
-so a file cannot tamper with a dtype either.
+runs whatever a stranger put in there. Here the pickle's byte code is run against the stand-ins of `pickles`.
 
 Deliberate differences from `pickle.load`: one array of a boolean or numeric dtype and nothing else (no objects, no
 records, no lists of arrays), and the array owns its memory and is writeable whatever the protocol.
 """
 
 import io
-import math
 import os
 import pickle
 from pathlib import Path
@@ -20,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from common.runtime.files import whole_file
+from common.runtime.pickles import ARRAY_NAMES, PickledArray, RefusedError, StandInUnpickler
 
 __all__ = ["load_array", "peek_array", "save_array"]
 
@@ -77,10 +74,10 @@ class _SkippingReader:
 
 def _build(path: str | Path, file: Any) -> np.ndarray:
     try:
-        content = _ArrayUnpickler(file).load()
-        if isinstance(content, _Array):
+        content = StandInUnpickler(file, ARRAY_NAMES, "a pickled NumPy array").load()
+        if isinstance(content, PickledArray):
             return content.build()
-    except _RefusedError as error:
+    except RefusedError as error:
         raise ValueError(f"{path}: {error}") from None
     except Exception as error:  # damaged byte code can fail in any way there is
         if not Path(path).stat().st_size:
@@ -105,109 +102,3 @@ def save_array(path: str | Path, array: np.ndarray) -> None:
         raise ValueError(f"{path}: expected a NumPy array of numbers or booleans, got {found}")
     with whole_file(path) as partial, partial.open("wb") as file:
         pickle.dump(array, file, protocol=4)
-
-
-class _RefusedError(pickle.UnpicklingError):
-    """What the file asks for is understood and not allowed."""
-
-
-class _StandIn:
-    """Base of what the byte code gets instead of NumPy's names.
-
-    The method matters on the classes themselves: byte code may try to set the state of a class, and then meets
-    this function, which fails for want of an instance, instead of setting attributes.
-    """
-
-    def __setstate__(self, state: Any) -> None:
-        raise _RefusedError(f"sets the state of {type(self).__name__.strip('_')}, not part of a pickled array")
-
-
-class _Ndarray(_StandIn):
-    """`numpy.ndarray`: only ever named, as the first argument of `_reconstruct`."""
-
-    def __init__(self, *arguments: Any) -> None:
-        raise _RefusedError("calls numpy.ndarray, which a pickled array does not")
-
-
-class _Bytes(_StandIn):
-    """`bytes()`: how protocols 0 to 2 spell the content of an array without elements."""
-
-    def __new__(cls) -> bytes:  # type: ignore[misc]
-        return b""
-
-
-class _Encode(_StandIn):
-    """`_codecs.encode(text, "latin1")`: how protocols 0 to 2 spell bytes."""
-
-    def __new__(cls, text: str, encoding: str) -> bytes:  # type: ignore[misc]
-        if encoding != "latin1":
-            raise _RefusedError(f"encodes as {encoding!r}, not as latin1")
-        return text.encode("latin1")
-
-
-class _Dtype(_StandIn):
-    """`numpy.dtype(name, align, copy)` and its state, of which only the byte order counts for numbers."""
-
-    def __init__(self, name: str, align: bool = False, copy: bool = False) -> None:
-        dtype = np.dtype(str(name))
-        if dtype.kind not in _KINDS:
-            raise _RefusedError(f"holds values of dtype {dtype}, expected numbers or booleans")
-        self.dtype = dtype
-
-    def __setstate__(self, state: tuple) -> None:
-        _, byte_order, subarray, names, fields = state[:5]
-        if (subarray, names, fields) != (None, None, None):
-            raise _RefusedError("holds records or sub-arrays, expected numbers or booleans")
-        self.dtype = self.dtype.newbyteorder(byte_order)
-
-
-class _Array(_StandIn):
-    """`_reconstruct(ndarray, (0,), b"b")` and the state that follows: version, shape, dtype, order, content."""
-
-    def __init__(self, cls: type, shape: tuple, typecode: bytes) -> None:
-        if cls is not _Ndarray:
-            raise _RefusedError("holds a subclass of numpy.ndarray, expected a plain array")
-        self.state: tuple | None = None
-
-    def __setstate__(self, state: tuple) -> None:
-        _, shape, dtype, fortran, content = state
-        self.state = (content, dtype, shape, "F" if fortran else "C", None)
-
-    def build(self) -> np.ndarray:
-        if self.state is None:
-            raise _RefusedError("names an array without content")
-        content, dtype, shape, order, axis_order = self.state
-        if not isinstance(content, bytes | bytearray) or not isinstance(dtype, _Dtype):
-            raise _RefusedError(f"holds an array made of {type(content).__name__}, expected bytes of numbers")
-        shape = tuple(int(size) for size in shape)
-        if len(content) != math.prod(shape) * dtype.dtype.itemsize or min(shape, default=0) < 0:
-            raise _RefusedError(f"{len(content)} bytes do not make {list(shape)} values of {dtype.dtype}")
-        flat = np.frombuffer(bytearray(content), dtype.dtype)
-        if axis_order is not None:
-            return flat.reshape(shape).transpose(axis_order)
-        return flat.reshape(shape, order="F" if order == "F" else "C")
-
-
-class _Buffer(_Array):
-    """`_frombuffer(content, dtype, shape, order, axis_order)`: how protocol 5 spells an array."""
-
-    def __init__(self, content: Any, dtype: Any, shape: tuple, order: str, axis_order: Any = None) -> None:
-        self.state = (content, dtype, shape, order, axis_order)
-
-
-_ALLOWED: dict[tuple[str, str], type] = {
-    ("numpy", "ndarray"): _Ndarray,
-    ("numpy", "dtype"): _Dtype,
-    ("_codecs", "encode"): _Encode,
-    ("__builtin__", "bytes"): _Bytes,  # the name that protocols 0 to 2 keep from Python 2
-}
-for _core in ("numpy.core", "numpy._core"):  # the names NumPy 1 and NumPy 2 write
-    _ALLOWED[f"{_core}.multiarray", "_reconstruct"] = _Array
-    _ALLOWED[f"{_core}.numeric", "_frombuffer"] = _Buffer
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> type:
-        if (module, name) not in _ALLOWED:
-            raise _RefusedError(f"refers to {module}.{name}, which is not part of a pickled NumPy array; refused")
-        return _ALLOWED[module, name]

@@ -4,7 +4,7 @@ CPU, one GPU, or several processes under `torchrun` are chosen by what is there 
 """
 
 import os
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 __all__ = [
+    "Precision",
     "agree",
     "gather_lists",
     "gather_with_gradient",
@@ -27,19 +28,27 @@ __all__ = [
 T = TypeVar("T")
 
 
-def make_accelerator(half_precision: bool, find_unused_parameters: bool = False) -> Accelerator:
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def make_accelerator(precision: Precision, find_unused_parameters: bool = False) -> Accelerator:
     """Devices and processes of this run.
 
     Args:
-        half_precision: float16 with loss scaling on a CUDA device. A CPU runs in float32 whatever is asked.
+        precision: of what autocast covers; fp16 comes with loss scaling.
         find_unused_parameters: of DistributedDataParallel.
+
+    Raises:
+        ValueError: fp16 without a CUDA device.
     """
+    if precision == "fp16" and not torch.cuda.is_available():
+        raise ValueError("precision fp16 needs a CUDA device, none is present: use fp32 or bf16")
     # Accelerate keeps the precision of a process's first run, and refuses another one.
     AcceleratorState._reset_state()
     return Accelerator(
         # Left alone, it lets each process of a torchrun without CUDA train by itself.
         cpu="LOCAL_RANK" in os.environ and not torch.cuda.is_available(),
-        mixed_precision="fp16" if half_precision and torch.cuda.is_available() else "no",
+        mixed_precision="no" if precision == "fp32" else precision,
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=find_unused_parameters)],
     )

@@ -4,6 +4,7 @@ Both signals mostly reach a whole group of processes at once: the main process a
 it cleans up (worker processes just end), or the semaphores of the pool would be reported as leaked.
 """
 
+import atexit
 import multiprocessing
 import os
 import signal
@@ -14,11 +15,12 @@ from contextlib import contextmanager
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
+import torch
 
-__all__ = ["exit_code", "sigterm_interrupts", "work_all"]
+__all__ = ["exit_code", "loader_processes", "sigterm_interrupts", "work_all"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -83,6 +85,33 @@ def _interrupts_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def loader_processes(num_workers: int) -> dict[str, Any]:
+    """Arguments of a DataLoader for so many loader processes; 0: this process loads.
+
+    OpenCV's threads are switched off in this process. A forked process waits forever for those that this one has
+    begun, and threads of one loader process would only get in the way of the others.
+    """
+    if num_workers:
+        cv2.setNumThreads(1)
+        atexit.unregister(_end_loader_processes)  # once, and before multiprocessing's own, which came first
+        atexit.register(_end_loader_processes)
+    return {"num_workers": num_workers, "worker_init_fn": _calm_loader_worker}
+
+
+def _calm_loader_worker(_: int) -> None:
+    """A stop signal goes to every process of the group; the training process decides what to do about it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _end_loader_processes() -> None:
+    """At the end of a process, multiprocessing sends a SIGTERM to those that are left, and would wait forever."""
+    for process in multiprocessing.active_children():
+        if process.daemon:
+            process.kill()
 
 
 def _start_worker() -> None:

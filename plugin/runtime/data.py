@@ -9,7 +9,6 @@ Shape letters: T frames, h x w pixels, L joints, n sequences of a batch.
 
 import math
 import os
-import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from common.keypoints import COCO_17, check_fractions, pixels_to_fractions
 from common.runtime.arrays import load_array, peek_array
 from common.runtime.distribution import mix_seed
 from common.runtime.progress import progress_bar
+from common.runtime.workers import loader_processes
 from plugin.layout import find_sequences
 from plugin.partition import read_partition
 from plugin.runtime.settings import DataSettings, EvaluatorSampler, TrainerSampler
@@ -371,13 +371,6 @@ class Collate:
         )
 
 
-def _calm_worker(_: int) -> None:
-    """A stop signal goes to every process of the group; the training process decides what to do about it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    torch.set_num_threads(1)
-
-
 def make_loader(
     dataset: GaitDataset, sampler: Sampler[list[Draw]], collate: Collate, num_workers: int
 ) -> "DataLoader[Loaded]":
@@ -386,7 +379,6 @@ def make_loader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
-        num_workers=num_workers,
-        worker_init_fn=_calm_worker,
+        **loader_processes(num_workers),
         pin_memory=torch.cuda.is_available(),
     )

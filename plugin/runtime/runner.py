@@ -7,9 +7,7 @@ figures of each test, with its CMC curve, as JSON in results/.
 
 import json
 import math
-import os
 import signal
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,18 +23,19 @@ from torch import Tensor, nn
 
 from common.runtime.checkpoint import (
     checkpoint_path,
-    checkpoints_after,
     latest_checkpoint,
     restore_weights,
     save_checkpoint,
 )
-from common.runtime.distribution import agree, gather_lists, make_accelerator, mix_seed, seed_everything
-from common.runtime.files import whole_file, write_text
+from common.runtime.distribution import Precision, agree, gather_lists, make_accelerator, mix_seed, seed_everything
+from common.runtime.files import write_text
 from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
+from common.runtime.run_folder import claim_folder, earlier_run, set_aside
 from common.runtime.settings import to_mapping
 from common.runtime.stop import StopSignals
 from common.runtime.sync_batch_norm import synchronise_batch_norm
+from common.runtime.training_state import check_optimizer_state, refuse_broken_weights
 from plugin.conditions import TestCondition
 from plugin.evaluation import Protocol, ProtocolResult, RetrievalResult
 from plugin.runtime.batches import compute_embeddings, to_device
@@ -99,6 +98,11 @@ class TestResult:
 
     path: Path
     """The JSON file that holds them."""
+
+
+def _precision(enable_float16: bool) -> Precision:
+    """OpenGait's switch means half precision on a GPU; a CPU runs in float32 whatever it says."""
+    return "fp16" if enable_float16 and torch.cuda.is_available() else "fp32"
 
 
 def _build_model(settings: GaitSettings, training: bool, seed: int, log: RunLog) -> BaseModel:
@@ -217,7 +221,7 @@ def test(settings: GaitSettings, options: RunOptions) -> TestResult:
         ValueError, FileNotFoundError: anything wrong with settings, data or checkpoint, before the first batch.
     """
     evaluator = settings.evaluator_cfg
-    accelerator = make_accelerator(evaluator.enable_float16)
+    accelerator = make_accelerator(_precision(evaluator.enable_float16))
     folder = settings.run_folder(options.output, evaluator)
     with _open_log(folder, options, accelerator) as log:
         tester = _Tester(settings, options, accelerator, log)
@@ -263,7 +267,7 @@ def train(settings: GaitSettings, options: RunOptions) -> int | None:
         FloatingPointError: a loss that is not finite.
     """
     trainer = settings.trainer_cfg
-    accelerator = make_accelerator(trainer.enable_float16, trainer.find_unused_parameters)
+    accelerator = make_accelerator(_precision(trainer.enable_float16), trainer.find_unused_parameters)
     folder = settings.run_folder(options.output, trainer)
     with _open_log(folder, options, accelerator) as log:
         return _Trainer(settings, options, accelerator, folder, log).run()
@@ -337,27 +341,14 @@ class _Trainer:
         return checkpoint
 
     def _set_aside_earlier_run(self) -> None:
-        """Keep what an earlier run wrote and this one would overwrite, or mistake for its own when it is resumed.
-
-        A run from the start sets aside all of it; one that goes on from iteration N, the checkpoints after N.
-        """
+        """Keep what an earlier run wrote and this one would overwrite, or mistake for its own when it is resumed."""
         if not self._accelerator.is_main_process:
             return
-        own = self._folder / "checkpoints"
-        if self._is_new_run:
-            names = ["checkpoints", "summary", "results"] if any(own.glob("*.pt")) else []
-        else:
-            later = checkpoints_after(own, self._trainer.save_name, self.iteration)
-            names = [f"checkpoints/{path.name}" for path in later]
-        if not names:
+        iteration = None if self._is_new_run else self.iteration
+        names = earlier_run(self._folder, self._trainer.save_name, iteration, ("checkpoints", "summary", "results"))
+        aside = set_aside(self._folder, names)
+        if aside is None:
             return
-        aside = self._folder.with_name(f"{self._folder.name}.{time.strftime('%Y-%m-%d-%H-%M-%S')}")
-        while aside.exists():  # runs of less than a second
-            aside = aside.with_name(f"{aside.name}-again")
-        for name in names:
-            if (self._folder / name).exists():
-                (aside / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(self._folder / name, aside / name)
         self._log.log_warning(
             f"{self._folder} held {'an earlier run' if self._is_new_run else f'checkpoints after {self.iteration}'}: "
             f"moved to {aside}. To go on with a run, pass --resume or --iter N"
@@ -396,36 +387,11 @@ class _Trainer:
             lacking = [key for key in wanted if key not in state]
             if lacking:
                 raise ValueError(f"it lacks {', '.join(lacking)} of {type(self._scheduler).__name__}")
-        if name != "optimizer":
-            return
-        optimizer = self._plain_optimizer()
-        for group, found in zip(optimizer.param_groups, state["param_groups"], strict=False):
-            # Those are as old as the optimizers themselves; later ones PyTorch fills in.
-            lacking = [key for key in ("betas", "eps", "momentum", "weight_decay") if key in group and key not in found]
-            if lacking:
-                raise ValueError(f"it lacks {', '.join(lacking)} of {type(optimizer).__name__}")
-            for parameter, number in zip(group["params"], found["params"], strict=False):
-                for key, value in state["state"].get(number, {}).items():
-                    if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
-                        raise ValueError(f"{key} is of shape {list(value.shape)} for {list(parameter.shape)}")
-
-    def _claim_folder(self) -> None:
-        """Find out now, and not at the first checkpoint, that none can be written.
-
-        Raises:
-            ValueError: the folder of checkpoints cannot be made or written.
-        """
-        folder = self._folder / "checkpoints"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(folder / ".writable") as partial:
-                partial.touch()
-            (folder / ".writable").unlink()
-        except OSError as error:
-            raise ValueError(f"--output: checkpoints cannot be written to {folder}: {error.strerror}") from error
+        if name == "optimizer":
+            check_optimizer_state(self._plain_optimizer(), state)
 
     def _save(self) -> Path:
-        self._refuse_broken_weights()
+        refuse_broken_weights(self._model.named_parameters(), self.iteration)
         path = checkpoint_path(self._folder / "checkpoints", self._trainer.save_name, self.iteration)
         if self._accelerator.is_main_process:
             contents = {
@@ -442,15 +408,6 @@ class _Trainer:
         self._accelerator.wait_for_everyone()
         return path
 
-    def _refuse_broken_weights(self) -> None:
-        """On a GPU the loss is read at the log's interval only, and may be NaN long before that."""
-        broken = [name for name, value in self._model.named_parameters() if not bool(value.detach().isfinite().all())]
-        if broken:
-            raise FloatingPointError(
-                f"{len(broken)} parameters hold NaN or infinity at iteration {self.iteration}, first {broken[0]}; "
-                "the last checkpoint is unaffected"
-            )
-
     def run(self) -> int | None:
         """The loop."""
         trainer = self._trainer
@@ -459,7 +416,7 @@ class _Trainer:
             return None
         self._set_aside_earlier_run()
         if self._accelerator.is_main_process:
-            self._claim_folder()
+            claim_folder(self._folder / "checkpoints")
         self._log.log_to_file_only(
             f"Seed {self._options.seed}, settings:\n{yaml.safe_dump(to_mapping(self._settings), sort_keys=False)}"
         )

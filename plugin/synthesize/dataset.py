@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from common.runtime.files import write_text
 from common.runtime.progress import progress_bar
+from common.runtime.synthesis import begun_by, check_new_folder
 from common.runtime.workers import work_all
 from plugin.synthesize.camera import draw_cameras, look
 from plugin.synthesize.detector import crop_boxes, estimate_joints, occluder_polygons
@@ -45,6 +46,7 @@ NOTE = (
     "a data set of people; results on them say nothing about accuracy on people."
 )
 MADE_BY = "python -m plugin.synthesize"
+UNFINISHED = "no partition.json"
 FRAMES_PER_SECOND = 25.0
 
 
@@ -175,24 +177,8 @@ def _write_sequence(settings: SynthesisSettings, out: Path, task: tuple[int, int
 
 def is_unfinished(out: Path) -> bool:
     """Whether `out` holds a set that was begun and lacks its partition.json, which is written last."""
-    try:
-        begun = json.loads((out / "settings.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return isinstance(begun, dict) and begun.get("made_by") == MADE_BY and not (out / "partition.json").exists()
-
-
-def _check_new(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out}: expected a folder to make, found a file")
-    found = next(out.iterdir(), None) if out.is_dir() else None
-    if found is not None and is_unfinished(out):
-        raise FileExistsError(
-            f"{out}: expected an empty or new folder, found an interrupted run, or one still going "
-            "(no partition.json); remove it and run again"
-        )
-    if found is not None:
-        raise FileExistsError(f"{out}: expected an empty or new folder, found {found.name} in it")
+    begun = begun_by(out, MADE_BY)
+    return begun is not None and not (out / "partition.json").exists()
 
 
 def synthesize(
@@ -223,7 +209,7 @@ def synthesize(
     most = LAYOUTS[settings.layout].most_cameras
     if settings.cameras > most:
         raise ValueError(f"cameras must be <= {most} for {settings.layout}, which names so many views")
-    _check_new(out)
+    check_new_folder(out, is_unfinished(out), UNFINISHED)
     out.mkdir(parents=True, exist_ok=True)
     record = {"made_by": MADE_BY, "note": NOTE, "settings": asdict(settings)}
     write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")

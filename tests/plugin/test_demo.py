@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common.runtime.settings import merge
-from plugin.demo import METRICS, MODELS, format_table, main, paired_interval, run_demo
+from plugin.demo import METRICS, MODELS, format_table, main, run_demo
 from plugin.evaluation import RetrievalResult
 from plugin.runtime.runner import TestResult
 
@@ -29,18 +29,6 @@ def result(average_precision):
     )
     metrics = {f"scalar/test_accuracy/{name}": value for name, value in zip(METRICS, values, strict=True)}
     return TestResult(metrics=metrics, details=details, path=Path("none"))
-
-
-def test_interval_of_a_constant_gain_is_that_gain():
-    old = np.array([3.0, 50.0, 99.0])
-    assert paired_interval(old, old + 2.5) == pytest.approx((2.5, 2.5))
-
-
-def test_interval_covers_the_normal_one():
-    gains = np.random.default_rng(1).normal(1.0, 4.0, 400)
-    low, high = paired_interval(np.zeros(400), gains)
-    width = 1.96 * gains.std() / 20
-    assert (low, high) == pytest.approx((gains.mean() - width, gains.mean() + width), abs=0.08)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from common.keypoints import COCO_17
 from plugin import pictures
-from plugin.pictures import SweepPanel, draw_cmc, draw_sequences, draw_sweeps, draw_training
+from plugin.pictures import SweepPanel, draw_sequences, draw_sweeps, draw_training
 
 SCALE = 9  # odd: the centre of a silhouette pixel is a picture pixel
 
@@ -163,46 +163,6 @@ def figures(monkeypatch) -> list[Figure]:
     return caught
 
 
-def test_cmc_colours_models_and_dashes_conditions(figures):
-    curves = {
-        ("plain", "clean"): np.array([60.0, 70, 80]),
-        ("plain", "misaligned"): np.array([50.0, 60, 70]),
-        ("kprpe", "clean"): np.array([65.0, 75, 85]),
-        ("kprpe", "misaligned"): np.array([62.0, 72, 82]),
-    }
-    draw_cmc("a.png", curves, max_rank=2)
-    (axes,) = figures[0].axes
-    lines = axes.lines
-    for line, curve in zip(lines, curves.values(), strict=True):
-        assert line.get_xdata().tolist() == [1, 2]
-        assert line.get_ydata().tolist() == curve[:2].tolist()
-    colours, styles = [line.get_color() for line in lines], [line.get_linestyle() for line in lines]
-    assert colours[0] == colours[1] != colours[2] == colours[3]
-    assert styles[0] == styles[2] == "-"
-    assert styles[1] == styles[3] != "-"
-    labels = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert labels[1] == "plain, misaligned  50.0"
-    assert axes.get_xticks().tolist() == [1, 2]
-    assert axes.get_ylim() == (40, 101)
-
-
-@pytest.mark.parametrize(
-    ("curves", "match"),
-    [
-        ({}, "need curves"),
-        ({"a": np.array([50.0, 101.0])}, r"CMC of a must be a row of percentages, got \[ *50\. 101\.\]"),
-        ({("a", "b"): np.array([np.nan])}, "CMC of a, b must be a row of percentages"),
-        ({"a": np.zeros((2, 2))}, "CMC of a must be a row of percentages"),
-        ({"a": np.array([])}, "CMC of a must be a row of percentages"),
-        ({"a": np.array([50.0, 40.0])}, "CMC of a falls from one rank to the next"),
-    ],
-)
-def test_cmc_refuses(figures, curves, match):
-    with pytest.raises(ValueError, match=match):
-        draw_cmc("a.png", curves)
-    assert figures == []
-
-
 def test_training_gives_each_quantity_a_panel_and_each_model_a_colour(figures):
     short = [(1, 0.5), (2, 0.4), (5, 0.3)]
     falling = [(i, float(np.exp(-i / 20))) for i in range(1, 201)]
@@ -232,14 +192,12 @@ def test_training_refuses(figures):
 
 def test_curves_with_gaps_and_single_values_are_written(tmp_path):
     draw_training(tmp_path / "a.png", {"loss": [(1, float("nan")), (2, 1.0)], "other": [(7, float("inf"))]})
-    draw_cmc(tmp_path / "b.svg", {"one": [100.0]})
     assert len(np.unique(read(tmp_path / "a.png"))) > 2
-    assert "</svg>" in (tmp_path / "b.svg").read_text()
 
 
 def test_files_are_whole_or_untouched(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
-    draw_cmc(path, {"one": [50.0]})
+    draw_training(path, {"one": [(1, 50.0)]})
     before = path.read_bytes()
 
     def half(figure, target, **options):
@@ -248,9 +206,9 @@ def test_files_are_whole_or_untouched(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Figure, "savefig", half)
     with pytest.raises(OSError, match="No space left"):
-        draw_cmc(path, {"one": [60.0]})
+        draw_training(path, {"one": [(1, 60.0)]})
     with pytest.raises(ValueError, match=r"a\.txt: a picture's suffix must be one of .*png"):
-        draw_cmc(tmp_path / "a.txt", {"one": [60.0]})
+        draw_training(tmp_path / "a.txt", {"one": [(1, 60.0)]})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
 

@@ -1,10 +1,6 @@
 """Two processes under torchrun on the CPU do what one does."""
 
-import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -12,8 +8,6 @@ from torch.testing import assert_close
 
 from common.runtime.checkpoint import latest_checkpoint, load_checkpoint
 from plugin.__main__ import main
-
-ROOT = Path(__file__).parents[3]
 
 # SGD: AdamW would turn rounding into steps where a parameter has no gradient to speak of. And few steps: the triplet
 # loss is a mean over the triplets that are not satisfied, whose number jumps.
@@ -23,29 +17,6 @@ SAME = {
     "trainer_cfg": {"sync_BN": True, "log_iter": 1, "with_test": True, "save_iter": 3, "total_iter": 3},
     "data_cfg": {"num_workers": 1},
 }
-
-
-def launch(path, output, *arguments):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.Popen(
-        [*command, "-m", "plugin", "--cfgs", str(path), "--output", str(output), *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        start_new_session=True,
-    )
-
-
-def finish(process, timeout=120):
-    try:
-        return process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        # torchrun gives its processes sessions of their own, and ends them when it is asked to end
-        process.terminate()
-        out, err = process.communicate(timeout=60)
-        pytest.fail(f"still running after {timeout} s:\n{out}\n{err}")
 
 
 def run_folder(output):
@@ -58,12 +29,12 @@ def scalars(output):
     return {name: [point.value for point in accumulator.Scalars(name)] for name in accumulator.Tags()["scalars"]}
 
 
-def test_two_processes_equal_one(config):
+def test_two_processes_equal_one(config, torchrun):
     path = config.file(SAME)
     single, double = config.folder / "single", config.folder / "double"
-    process = launch(path, double, "--log_to_file")
+    process = torchrun.start("-m", "plugin", "--cfgs", path, "--output", double, "--log_to_file")
     assert main(["--cfgs", str(path), "--output", str(single)]) == 0
-    out, err = finish(process)
+    out, err = torchrun.finish(process)
     assert process.returncode == 0, err
     assert "2 process(es), precision no" in out, out
     assert out.count("Iteration 00003") == 1  # only the first process writes
@@ -102,32 +73,24 @@ sys.exit(main(sys.argv[1:]))
         ("os.kill(os.getpid(), 9)", "Signal 9 (SIGKILL)"),
     ],
 )
-def test_process_that_dies_ends_the_run_with_its_error(death, said, config):
+def test_process_that_dies_ends_the_run_with_its_error(death, said, config, torchrun):
     script = config.folder / "dying.py"
     script.write_text(DYING.replace("DEATH", death))
     path = config.file({"trainer_cfg": {"total_iter": 100_000}})
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    process = subprocess.Popen(
-        [*command, "--cfgs", str(path), "--output", str(config.folder / "output")],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)},
-    )
-    _, err = finish(process, timeout=60)
+    process = torchrun.start(script, "--cfgs", path, "--output", config.folder / "output")
+    _, err = torchrun.finish(process, timeout=60)
     assert process.returncode != 0
     assert said in err
 
 
-def test_stop_signal_to_torchrun_saves_a_checkpoint(config):
+def test_stop_signal_to_torchrun_saves_a_checkpoint(config, torchrun):
     path = config.file({"trainer_cfg": {"total_iter": 100_000, "log_iter": 1}})
-    process = launch(path, config.folder / "output")
+    process = torchrun.start("-m", "plugin", "--cfgs", path, "--output", config.folder / "output")
     for line in process.stdout:
         if "Iteration 00002" in line:
             break
     process.send_signal(signal.SIGTERM)
-    out, err = finish(process, timeout=60)
+    out, err = torchrun.finish(process, timeout=60)
     assert "--resume goes on from there" in out, err
     saved = latest_checkpoint(run_folder(config.folder / "output") / "checkpoints", "tiny")
     assert load_checkpoint(saved)["iteration"] >= 2

@@ -416,7 +416,7 @@ def test_precision_of_an_earlier_run_in_the_same_process_does_not_matter():
     AcceleratorState._reset_state()
     Accelerator(mixed_precision="bf16")
     try:
-        assert make_accelerator(False).mixed_precision == "no"
+        assert make_accelerator("fp32").mixed_precision == "no"
     finally:
         AcceleratorState._reset_state()
 

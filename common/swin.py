@@ -1,13 +1,14 @@
-"""Shifted-window transformer over the token maps of silhouettes, with a choice of position bias.
+"""Shifted-window transformer over maps of features, with a choice of position bias.
 
-Windows span one frame (SwinGait-2D), or several neighbouring frames of a sequence (SwinGait).
+Windows span one image, or several neighbouring frames of a sequence. Where a stage ends, the map keeps its size and
+grows wider (as gait networks have it), or Swin's patch merging halves it.
 Sources: Liu et al., "Swin Transformer", ICCV 2021, https://arxiv.org/abs/2103.14030, and "Video Swin Transformer",
 https://arxiv.org/abs/2106.13230; Fan et al., "Exploring Deep Models for Practical Gait Recognition" (SwinGait),
 https://arxiv.org/abs/2303.03301; KP-RPE in windows: Kim et al., CVPR 2024, https://arxiv.org/abs/2403.14852, section 5.
-With the plain table it computes what OpenGait's SwinGait (ShiqiYu/OpenGait@0efafd4) computes with the same windows,
-and its parameters have the same names but for those that `plugin.backbone.translate_swingait_keys` renames.
-Shape letters: N clips (sequences; single frames where windows span one), T frames of a clip, F frames of all
-sequences, C channels, H heads, S windows along time, W windows of a frame, t frames of a window and n positions in
+With the plain table, and without merging, it computes what OpenGait's SwinGait (ShiqiYu/OpenGait@0efafd4) computes with
+the same windows, under the same names but for the tables'.
+Shape letters: N clips (sequences; single images where windows span one), T frames of a clip, F frames (or images) of
+all sequences, C channels, H heads, S windows along time, W windows of a frame, t frames of a window and n positions in
 each of them, L keypoints.
 """
 
@@ -31,7 +32,7 @@ from common.rpe import (
 from common.rpe.grids import fixed_grid
 from common.rpe.tables import constant_table
 
-__all__ = ["SwinStage", "SwinTransformer"]
+__all__ = ["PatchMerging", "SwinStage", "SwinTransformer"]
 
 # What Swin adds to the logits between positions that only the cyclic shift made neighbours.
 _MASKED = -100.0
@@ -186,8 +187,25 @@ class SwinBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)), num_sequences)
 
 
+class PatchMerging(nn.Module):
+    """Two by two tokens to one of twice the width; a map of odd size is padded with zeros at the right and bottom."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim)
+        self.reduction = nn.Linear(4 * dim, 2 * dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[F, rows, cols, C] to [F, ceil(rows / 2), ceil(cols / 2), 2 C]."""
+        rows, cols = x.shape[1:3]
+        if rows % 2 or cols % 2:
+            x = F.pad(x, [0, 0, 0, cols % 2, 0, rows % 2])
+        corners = [x[:, down::2, right::2] for right in (0, 1) for down in (0, 1)]
+        return self.reduction(self.norm(torch.cat(corners, dim=-1)))
+
+
 class SwinStage(nn.Module):
-    """Blocks at one width, every second one with shifted windows, then (if asked) LayerNorm and Linear to twice it.
+    """Blocks at one width, every second one with shifted windows, then (if asked) the step to twice that width.
 
     Args:
         dim: C.
@@ -198,7 +216,8 @@ class SwinStage(nn.Module):
         bias: what is added to the logits.
         mlp_ratio: hidden width of the MLP over C.
         drop_path: one rate a block.
-        widen: whether the stage ends in a widening.
+        widen: whether the stage ends in twice the width: by LayerNorm and Linear, token by token, ...
+        merge: ... or by patch merging.
     """
 
     def __init__(
@@ -212,6 +231,7 @@ class SwinStage(nn.Module):
         mlp_ratio: float,
         drop_path: Sequence[float],
         widen: bool,
+        merge: bool = False,
     ) -> None:
         super().__init__()
         self.grid_hw = grid_hw
@@ -229,12 +249,14 @@ class SwinStage(nn.Module):
             for block, window in enumerate(self.windows)
         )
         self.position_bias = PositionBias(bias, num_heads, dim // num_heads, depth, (rows, cols), num_frames=num_frames)
-        self.downsample = (
-            nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim, bias=False)) if widen else nn.Identity()
-        )
+        self.downsample: nn.Module = nn.Identity()
+        if widen and merge:
+            self.downsample = PatchMerging(dim)
+        elif widen:
+            self.downsample = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim, bias=False))
 
     def forward(self, x: Tensor, keypoints: Tensor | None, visibility: Tensor | None, num_sequences: int) -> Tensor:
-        """[F, rows, cols, C], [F, L, 2], [F, L] to [F, rows, cols, C or 2 C]."""
+        """[F, rows, cols, C], [F, L, 2], [F, L] to [F, rows, cols, C or 2 C], merged to half the rows and cols."""
         times = None
         if self.times is not None:
             keypoints, visibility = (
@@ -274,6 +296,11 @@ class SwinTransformer(nn.Module):
         bias: what is added to the attention logits.
         mlp_ratio: hidden width of the MLPs over their input's.
         drop_path_rate: of the last block; it grows linearly from 0 at the first.
+        merge: whether patches are merged between stages. If not, all stages have the map of the first.
+
+    Attributes:
+        out_channels: C of the last stage.
+        out_hw: (rows, cols) of its map.
 
     Raises:
         ValueError: settings that do not fit each other, all named.
@@ -291,6 +318,7 @@ class SwinTransformer(nn.Module):
         bias: PositionBiasSettings,
         mlp_ratio: float,
         drop_path_rate: float,
+        merge: bool = False,
     ) -> None:
         super().__init__()
         if any(size % patch_size for size in feature_size):
@@ -300,18 +328,19 @@ class SwinTransformer(nn.Module):
             raise ValueError(
                 f"window_size must be (rows, cols) or (frames, rows, cols), all >= 1, got {tuple(window_size)}"
             )
-        if any(size < 1 or size > cells for size, cells in zip(window_size[-2:], grid_hw, strict=True)):
-            raise ValueError(f"window_size {tuple(window_size)} must be within the token map {grid_hw}")
         if len(depths) != len(num_heads):
             raise ValueError(f"one number of heads a stage: got depths {list(depths)} and num_heads {list(num_heads)}")
         self.patch_embed = PatchEmbed(patch_size, in_channels, embed_dim)
-        rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        rates = torch.linspace(0, drop_path_rate, sum(depths), device="cpu").tolist()
         self.layers = nn.ModuleList()
         for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True)):
             dim = embed_dim * 2**stage
+            if any(size < 1 or size > cells for size, cells in zip(window_size[-2:], grid_hw, strict=True)):
+                where = f" of stage {stage}" if merge else ""
+                raise ValueError(f"window_size {tuple(window_size)} must be within the token map {grid_hw}{where}")
             if dim % heads:
                 raise ValueError(f"stage {stage}: {dim} channels cannot be split into {heads} heads")
-            first = sum(depths[:stage])
+            first, widen = sum(depths[:stage]), stage < len(depths) - 1
             self.layers.append(
                 SwinStage(
                     dim,
@@ -322,10 +351,14 @@ class SwinTransformer(nn.Module):
                     bias,
                     mlp_ratio,
                     rates[first : first + depth],
-                    widen=stage < len(depths) - 1,
+                    widen,
+                    merge,
                 )
             )
+            if widen and merge:
+                grid_hw = (-(-grid_hw[0] // 2), -(-grid_hw[1] // 2))
         self.out_channels = embed_dim * 2 ** (len(depths) - 1)
+        self.out_hw = grid_hw
         self.norm = nn.LayerNorm(self.out_channels)
 
     def forward(self, x: Tensor, keypoints: Tensor | None, visibility: Tensor | None, num_sequences: int) -> Tensor:

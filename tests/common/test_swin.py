@@ -1,4 +1,4 @@
-"""Window attention against loops over windows, heads, queries and keys; stages; stochastic depth."""
+"""Window attention against loops over windows, heads, queries and keys; stages, merging; stochastic depth."""
 
 import itertools
 import math
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from common.rpe import PositionBiasSettings, TableRPE, TimeWindow, Window
-from plugin.swin import SwinBlock, SwinTransformer, WindowAttention
+from common.swin import PatchMerging, SwinBlock, SwinTransformer, WindowAttention
 
 
 def attention_by_loop(attn, x, bias_of):
@@ -247,6 +247,49 @@ def test_shapes_and_shifts():
     # No shift towards a side on which the window is as large as the map.
     wide = transformer("table", window_size=(3, 4))
     assert [window.shift_hw for window in wide.layers[0].windows] == [(0, 0), (1, 0)]
+
+
+@pytest.mark.parametrize("grid_hw", [(4, 6), (3, 4), (4, 5), (5, 1)])
+@torch.no_grad()
+def test_merging_equals_the_definition(grid_hw, rng):
+    """A new token is a linear map of the four that it stands for, those beyond the border being zero."""
+    (rows, cols), dim = grid_hw, 3
+    merging = PatchMerging(dim).double()
+    for parameter in merging.parameters():
+        parameter.copy_(torch.randn(parameter.shape, generator=rng, dtype=torch.float64))
+    x = torch.randn(2, rows, cols, dim, generator=rng, dtype=torch.float64)
+    found = merging(x)
+    assert found.shape == (2, math.ceil(rows / 2), math.ceil(cols / 2), 2 * dim)
+    for frame, row, col in itertools.product(*map(range, found.shape[:3])):
+        four = []
+        for right, down in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            y, z = 2 * row + down, 2 * col + right
+            four.append(x[frame, y, z] if y < rows and z < cols else torch.zeros(dim, dtype=x.dtype))
+        token = torch.cat(four)
+        normed = (token - token.mean()) / (token.var(correction=0) + 1e-5).sqrt()
+        expected = merging.reduction.weight @ (normed * merging.norm.weight + merging.norm.bias)
+        torch.testing.assert_close(found[frame, row, col], expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("grid", ["window", "image"])
+def test_stages_that_merge(grid, inputs):
+    """Each has the grid of its own tokens; keypoints, as fractions, stand for the same places on all of them."""
+    features, keypoints, visibility = inputs
+    settings = {"feature_size": (14, 10), "depths": (2, 1, 2), "num_heads": (2, 4, 8), "window_size": (2, 2)}
+    network = transformer("kprpe", keypoint_grid=grid, merge=True, **settings)
+    assert [layer.grid_hw for layer in network.layers] == [(7, 5), (4, 3), (2, 2)]
+    assert [layer.windows[-1].shift_hw for layer in network.layers] == [(1, 1), (0, 0), (0, 0)]
+    features = torch.nn.functional.pad(features, (1, 1, 1, 1))
+    out = network(features, keypoints, visibility, 4)
+    assert out.shape == (4, *network.out_hw, network.out_channels) == (4, 2, 2, 32)
+    plain = transformer("none", merge=True, **settings)
+    plain.load_state_dict({name: value for name, value in network.state_dict().items() if "kprpe" not in name})
+    torch.testing.assert_close(plain(features, None, None, 4), out)
+
+
+def test_a_window_must_fit_every_map():
+    with pytest.raises(ValueError, match=r"window_size \(3, 3\) must be within the token map \(3, 2\) of stage 1"):
+        transformer("table", window_size=(3, 3), merge=True)
 
 
 def test_shifts_over_time():
