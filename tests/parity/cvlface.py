@@ -32,6 +32,7 @@ STORED = Path(__file__).with_name("buckets.npz")
 STORED_NETWORKS = Path(__file__).with_name("networks.npz")
 STORED_IRPE = Path(__file__).with_name("irpe.npz")
 STORED_WINDOWS = Path(__file__).with_name("windows.npz")
+STORED_IRESNET = Path(__file__).with_name("iresnet.npz")
 MODELS = "cvlface/research/recognition/code/run_v1/models"
 
 
@@ -417,6 +418,43 @@ def window_biases(root: Path) -> tuple[list[dict[str, Tensor]], list[Tensor]]:
     return [linear.state_dict() for linear in linears.values()], [row["rel_keypoints"] for row in rows]
 
 
+# IR networks
+
+IR_NAMES = ("IR_18", "IR_50", "IR_101")
+IR_IMAGE = (32, 43)  # theirs take squares of 112 or 224 px, but for the first layer of the head
+IR_FEATURES = 6
+IR_SEED = 3
+
+
+def iresnet(root: Path, name: str, image_hw: tuple[int, int] = IR_IMAGE) -> nn.Module:
+    """Their network, its last linear layer as wide as images of another size need it, without dropout."""
+    model = getattr(module_of(root, "iresnet", "model"), name)((112, 112), IR_FEATURES)
+    cells = math.prod(-(-size // 16) for size in image_hw)
+    model.output_layer[3] = nn.Linear(512 * cells, IR_FEATURES)
+    model.output_layer[1].p = 0.0
+    return model
+
+
+def iresnet_inputs(image_hw: tuple[int, int] = IR_IMAGE) -> tuple[Tensor, Tensor]:
+    """Images [3, 3, *image_hw], and what the embeddings are multiplied with to have gradients."""
+    rng = np.random.RandomState(8)
+    arrays = rng.standard_normal((3, 3, *image_hw)), rng.standard_normal((3, IR_FEATURES))
+    return tuple(torch.from_numpy(array.astype(np.float32)) for array in arrays)
+
+
+def iresnet_outcome(model: nn.Module, gradients: bool = True) -> dict[str, Tensor | dict[str, Tensor]]:
+    """Embeddings while evaluating and, in training, gradients by name; in the precision of the model."""
+    images, weights = (value.to(next(model.parameters()).dtype) for value in iresnet_inputs())
+    with torch.no_grad():
+        found: dict[str, Tensor | dict[str, Tensor]] = {"eval": model.eval()(images)}
+    if gradients:
+        trained = model.train()(images)
+        (trained * weights).sum().backward()
+        found["train"] = trained.detach()
+        found["gradients"] = {name: parameter.grad for name, parameter in model.named_parameters()}
+    return found
+
+
 # Writing
 
 
@@ -456,6 +494,23 @@ def _store_windows(root: Path) -> None:
     np.savez_compressed(STORED_WINDOWS, **arrays)
 
 
+def _store_iresnet(root: Path) -> None:
+    arrays, shapes = {}, {}
+    for name in IR_NAMES:
+        model = iresnet(root, name)
+        fill(model, IR_SEED)
+        shapes[name] = shapes_of(model)
+        found = iresnet_outcome(model.double(), gradients=name == "IR_18")
+        arrays[f"{name}/eval"] = found["eval"]
+        if name == "IR_18":
+            gradients = [found["gradients"][key] for key in sorted(found["gradients"])]
+            arrays[f"{name}/train"] = found["train"]
+            arrays[f"{name}/gradients"] = torch.stack([sample(value) for value in gradients])
+            arrays[f"{name}/scales"] = torch.stack([value.abs().max() for value in gradients])
+    arrays = {name: value.numpy().astype(np.float32) for name, value in arrays.items()}
+    np.savez_compressed(STORED_IRESNET, shapes=np.frombuffer(json.dumps(shapes).encode(), np.uint8), **arrays)
+
+
 if __name__ == "__main__":
     torch.manual_seed(0)  # their constructors draw numbers, all of which are overwritten
     checkout = Path(os.environ["CVLFACE_ROOT"])
@@ -464,6 +519,7 @@ if __name__ == "__main__":
         (_store_networks, STORED_NETWORKS),
         (_store_irpe, STORED_IRPE),
         (_store_windows, STORED_WINDOWS),
+        (_store_iresnet, STORED_IRESNET),
     ):
         store(checkout)
         print(f"{file}: {file.stat().st_size} bytes")

@@ -1,10 +1,10 @@
-"""The face transformers: sizes of the published ones, starting point, shapes, and weights under the authors' names."""
+"""The face transformers: sizes of the published ones, starting point, shapes."""
 
 import pytest
 import torch
 
 from common.rpe import PositionBiasSettings
-from face.models.vit import FaceViT, translate_cvlface_keys, vit_base, vit_small
+from face.models.vit import FaceViT, vit_base, vit_small
 
 NONE = PositionBiasSettings(position_bias="none")
 KPRPE = PositionBiasSettings(position_bias="kprpe", num_keypoints=5)
@@ -28,19 +28,6 @@ def trained(rng, **settings):
 
 def batch(rng, image_hw=(8, 12)):
     return torch.randn(3, 3, *image_hw, generator=rng), torch.rand(3, 5, 2, generator=rng)
-
-
-def their_names(state):
-    """Our state under the authors' names, as in a released file."""
-    out = {}
-    for name, value in state.items():
-        if name.startswith("position_bias.irpe."):
-            place = {"on_queries": "q", "on_keys": "k", "on_values": "v"}[name.rsplit(".", 1)[1]]
-            for layer, table in enumerate(value):
-                out[f"net.blocks.{layer}.attn.rpe_{place}.lookup_table_weight"] = table
-        else:
-            out["net." + name.replace("position_bias.kprpe.", "keypoint_linear.")] = value
-    return out
 
 
 @pytest.mark.parametrize(
@@ -132,20 +119,21 @@ def test_bad_inputs(rng):
         small(image_hw=(8, 10))
 
 
-@pytest.mark.parametrize("position_bias", [NONE, KPRPE, IRPE], ids=lambda settings: settings.position_bias)
-def test_weights_under_the_authors_names(position_bias, rng):
-    """Back under our names every weight is where it was; their mask token is not ours."""
-    state = trained(rng, position_bias=position_bias).state_dict()
-    theirs = {**their_names(state), "net.mask_token": torch.zeros(1, 1, 8)}
-    without_prefix = {name.removeprefix("net."): value for name, value in theirs.items()}
-    for translated in (translate_cvlface_keys(theirs), translate_cvlface_keys(without_prefix)):
-        assert translated.keys() == state.keys()
-        for name, value in state.items():
-            assert torch.equal(translated[name], value), name
-
-
-def test_blocks_without_a_table_are_named():
-    state = their_names(small(position_bias=IRPE, depth=3).state_dict())
-    missing = {name: value for name, value in state.items() if "blocks.1.attn.rpe_q" not in name}
-    with pytest.raises(ValueError, match=r"on_queries: tables of blocks \[0, 2\], expected those of all blocks"):
-        translate_cvlface_keys(missing)
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiles_as_a_whole_and_trains(backend, rng):
+    """Forward and backward without a break in the graph, with KP-RPE in it."""
+    model = small(position_bias=KPRPE)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.normal_(0, 0.5, generator=rng)
+    images, keypoints = batch(rng)
+    weights = torch.randn(3, 6, generator=rng)
+    torch.compiler.reset()
+    outcomes = []
+    for network in (model, torch.compile(model, fullgraph=True, backend=backend)):
+        model.zero_grad()
+        out = network(images, keypoints)
+        (out * weights).sum().backward()
+        outcomes.append([out.detach(), *(parameter.grad.clone() for parameter in model.parameters())])
+    for found, expected in zip(outcomes[1], outcomes[0], strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3 * max(1.0, float(expected.abs().max())))

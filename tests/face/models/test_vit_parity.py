@@ -17,7 +17,8 @@ import torch
 import yaml
 
 from common.rpe import PositionBiasSettings, num_buckets
-from face.models.vit import FaceViT, translate_cvlface_keys, vit_base, vit_small
+from face.models.cvlface import translate_cvlface_keys
+from face.models.vit import FaceViT, vit_base, vit_small
 
 
 def _harness():

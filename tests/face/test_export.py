@@ -1,0 +1,42 @@
+"""The command line: from saved weights to an ONNX file, and its errors."""
+
+import pytest
+
+from face.export import main
+from face.models.pretrained import save_pretrained
+from face.models.registry import create_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    save_pretrained(create_model("iresnet18", image_hw=(16, 16), width=2, depths=(1, 1, 1, 1)), tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_passes_its_options_on(folder, tmp_path, capsys, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "face.models.export.export_onnx", lambda model, path, **options: asked.update(options, path=path) or 1e-7
+    )
+    assert main(["--weights", str(folder), "--out", str(tmp_path / "a.onnx"), "--batch", "4", "--visibility"]) == 0
+    assert asked == {"path": tmp_path / "a.onnx", "batch": 4, "visibility": True}
+    assert capsys.readouterr().out.endswith("within 1.0e-07 of PyTorch\n")
+
+
+@pytest.mark.slow
+def test_writes_a_file(folder, tmp_path, capsys):
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    assert main(["--weights", str(folder), "--out", str(tmp_path / "a.onnx")]) == 0
+    out = capsys.readouterr().out.strip().splitlines()[-1]
+    assert out.startswith(f"{tmp_path / 'a.onnx'}: iresnet18 of {folder / 'model.safetensors'} (weights of RGB")
+    assert (tmp_path / "a.onnx").stat().st_size > 1000
+
+
+def test_errors_are_one_line(folder, tmp_path, capsys):
+    assert main(["--weights", str(tmp_path / "none.pt"), "--out", str(tmp_path / "a.onnx")]) == 2
+    assert capsys.readouterr().err == f"error: {tmp_path / 'none.pt'}: no such file or folder\n"
+    assert main(["--weights", str(folder), "--out", str(tmp_path / "a.onnx"), "--colour-order", "BGR"]) == 2
+    assert "the model takes RGB, colour_order= says BGR" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--weights", str(folder), "--out", str(tmp_path / "a.onnx"), "--batch", "many"])
