@@ -1,0 +1,64 @@
+"""A sheet of synthetic faces to look at: an identity in each row, landmarks drawn."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from common.keypoints import fractions_to_pixels
+from common.runtime.figures import write_figure
+from face.synthesize.images import Split, crop_scene, render_scene
+from face.synthesize.settings import SynthesisSettings
+
+__all__ = ["draw_faces", "write_faces"]
+
+LANDMARK_COLOUR = (60, 255, 60)
+TILE_DOTS = 160
+
+
+def _marked(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """A tile with dots at landmarks in pixels of the image."""
+    scale = TILE_DOTS / image.shape[0]
+    tile = cv2.resize(image, (TILE_DOTS, TILE_DOTS), interpolation=cv2.INTER_LINEAR)
+    for x, y in (points + 0.5) * scale - 0.5:
+        centre = round(16 * x), round(16 * y)
+        cv2.circle(tile, centre, 16 * 2, LANDMARK_COLOUR, cv2.FILLED, cv2.LINE_AA, 4)
+    return tile
+
+
+def draw_faces(settings: SynthesisSettings, identities: int = 8, images: int = 6) -> Figure:
+    """Scenes of the first training identities, then both crops of the last scene of each.
+
+    Args:
+        settings: of the set; how many identities and images it has does not matter.
+        identities: rows.
+        images: scenes in a row.
+    """
+    rows = []
+    for who in range(identities):
+        scenes = [render_scene(settings, Split.TRAIN, who, image) for image in range(images)]
+        tiles = [_marked(scene.image, scene.landmarks) for scene in scenes]
+        for kind in ("aligned", "unaligned"):
+            crop = crop_scene(settings, scenes[-1], kind, Split.TRAIN, who, images - 1)
+            tiles.append(_marked(crop.image, fractions_to_pixels(crop.landmarks, crop.image.shape[:2])))
+        rows.append(np.hstack(tiles))
+    sheet = np.vstack(rows)
+    dpi, title = 100, 24
+    figure = Figure(figsize=(sheet.shape[1] / dpi, (sheet.shape[0] + title) / dpi), dpi=dpi)
+    axes = figure.add_axes((0, 0, 1, sheet.shape[0] / (sheet.shape[0] + title)))
+    axes.imshow(sheet, interpolation="nearest", aspect="auto")
+    axes.set_axis_off()
+    for column, text in ((images / 2, "scenes"), (images + 0.5, "aligned"), (images + 1.5, "unaligned")):
+        axes.annotate(text, (column * TILE_DOTS, -8), ha="center", annotation_clip=False)
+    return figure
+
+
+def write_faces(settings: SynthesisSettings, path: str | Path) -> None:
+    """Write the sheet of `draw_faces`; the suffix names the format.
+
+    Raises:
+        ValueError: a suffix that no format has.
+        OSError: the picture cannot be written.
+    """
+    write_figure(draw_faces(settings), path)
