@@ -1,0 +1,1 @@
+"""Training a face recognition model: settings, batches, optimisation, the run itself."""

@@ -1,0 +1,72 @@
+"""The command line: exit codes, and errors of one line that come before anything long."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from face.train import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def write(folder: Path, text: str) -> str:
+    path = folder / "run.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_that_is_not_there(tmp_path, capsys):
+    assert main(["--cfgs", str(tmp_path / "none.yaml")]) == 2
+    assert "none.yaml: 1 problem(s)\n  no such file" in capsys.readouterr().err
+
+
+def test_data_that_are_not_there(tmp_path, capsys):
+    path = write(tmp_path, "name: x\ndata: {root: nowhere}\n")
+    assert main(["--cfgs", path, "--output", str(tmp_path / "out"), "model.name=vit_tiny"]) == 2
+    assert capsys.readouterr().err.strip().endswith("error: nowhere: no such folder")
+    assert not (tmp_path / "out" / "x" / "checkpoints").exists()
+
+
+def test_overrides_are_checked_like_the_file(tmp_path, capsys):
+    path = write(tmp_path, "name: x\ndata: {root: nowhere}\n")
+    assert main(["--cfgs", path, "trainer.batchsize=3"]) == 2
+    assert "trainer.batchsize: unknown key; did you mean 'batch_size'?" in capsys.readouterr().err
+    assert main(["--cfgs", path, "model.name=resnet", "--output", str(tmp_path / "out")]) == 2
+    assert "unknown model 'resnet'; models: vit_tiny, vit_small" in capsys.readouterr().err
+
+
+def test_seed_must_not_be_negative(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--cfgs", "x.yaml", "--seed", "-1"])
+    assert "--seed must not be negative" in capsys.readouterr().err
+
+
+def test_help_is_quick_to_come_and_says_how_to_resume():
+    done = subprocess.run(
+        [sys.executable, "-m", "face.train", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0
+    assert "--resume" in done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_ctrl_c_before_the_first_step_is_no_traceback(tmp_path):
+    """While data are being looked at, there is nothing to save."""
+    script = tmp_path / "interrupted.py"
+    script.write_text(
+        "import os, signal, sys\n"
+        "import face.training.settings as settings\n"
+        "def load(*arguments):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "settings.load_train_settings = load\n"
+        "from face.train import main\n"
+        "sys.exit(main(['--cfgs', 'x.yaml']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, script], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGINT
+    assert done.stderr.strip() == "interrupted"
