@@ -4,12 +4,15 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test check format clean
+.PHONY: demo demo-face test check format clean
 
 export OMP_WAIT_POLICY ?= PASSIVE
 
 demo: $(INSTALLED)
 	$(BIN)/python -m plugin.demo
+
+demo-face: $(INSTALLED)
+	$(BIN)/python -m face.demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
@@ -31,4 +34,4 @@ $(INSTALLED): setup.cfg pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) demo demo-face .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -14,13 +14,15 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["AuthorsModel", "Operator", "load_authors_model", "prepare_operator"]
+__all__ = ["AuthorsModel", "Operator", "load_authors_classifier", "load_authors_model", "prepare_operator"]
 
-MODELS = "cvlface/research/recognition/code/run_v1/models"
+RUN = "cvlface/research/recognition/code/run_v1"
+MODELS = f"{RUN}/models"
 Operator = Literal["compiled", "python"]
 CLASSES = {
     "plain": ("vit", "VisionTransformer"),
@@ -91,6 +93,29 @@ def load_authors_model(
     if name in RPE:
         settings["rpe_config"] = _AttributeDict(COMMON | RPE[name])
     return AuthorsModel(getattr(module, kind)(**settings), module)
+
+
+def load_authors_classifier(root: Path, num_features: int, num_classes: int, margin: float, h: float) -> nn.Module:
+    """Their classifier of one process (`classifiers/fc`) with their AdaFace: (embeddings, labels) to the loss.
+
+    Raises:
+        FileNotFoundError: no such file in the checkout.
+    """
+    names = {"losses.margin_loss": "losses/margin_loss.py", "losses.adaface": "losses/adaface.py"}
+    loaded = {"losses": _module("losses")}
+    with mock.patch.dict(sys.modules, loaded):
+        for name, path in {**names, "authors_fc": "classifiers/fc/fc.py"}.items():
+            file = root / RUN / path
+            if not file.is_file():
+                raise FileNotFoundError(f"CVLFACE_ROOT: {file} does not exist")
+            spec = importlib.util.spec_from_file_location(name, file)
+            assert spec is not None
+            assert spec.loader is not None
+            loaded[name] = sys.modules[name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(loaded[name])
+    loss = loaded["losses.adaface"].AdaFaceLoss(64, margin, h, 0.01)
+    classifier: nn.Module = loaded["authors_fc"].FC(loss, num_features, num_classes)
+    return classifier
 
 
 class AuthorsModel(nn.Module):
