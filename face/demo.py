@@ -12,14 +12,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from common.runtime.demo import make_room, paired_interval, timed, verdict
-from common.runtime.files import whole_file, write_text
+from common.runtime.files import write_text
 from common.runtime.settings import merge, parse_overrides
 from face.data import open_source, read_landmarks
-from face.pictures import face_grid
+from face.pictures import face_grid, write_sheet
 
 if TYPE_CHECKING:
     from face.evaluation.sets import SetResult
@@ -76,8 +75,7 @@ def _draw_faces(path: Path, folders: Sequence[Path], count: int = 16) -> None:
         shown = np.linspace(0, len(source) - 1, count).astype(int)
         points = read_landmarks(folder / "landmarks.csv", source).points[shown]
         sheets.append(face_grid(np.stack([source.read(int(index)) for index in shown]), points, columns=8))
-    with whole_file(path) as partial:
-        partial.write_bytes(cv2.imencode(".png", np.concatenate(sheets)[..., ::-1])[1].tobytes())
+    write_sheet(np.concatenate(sheets), path)
 
 
 def run_demo(out: Path, configs: Path, identities: int, seed: int, overrides: Mapping[str, Any]) -> str:

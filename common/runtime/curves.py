@@ -89,12 +89,11 @@ def draw_cmc(path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: i
     write_figure(figure, path)
 
 
-def finish_axes(axes: Any, legend_title: str | None = None, **legend: Any) -> None:
+def finish_axes(axes: Any, legend_title: str | None = None) -> None:
     """A faint grid, no box, and a legend."""
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    options = {"frameon": False, "handlelength": 3, "fontsize": 9, "title_fontsize": 9, "alignment": "left"}
-    axes.legend(title=legend_title, **options, **legend)
+    axes.legend(frameon=False, handlelength=3, fontsize=9, title=legend_title, title_fontsize=9, alignment="left")
 
 
 def shortened_row(values: np.ndarray) -> str:

@@ -51,5 +51,5 @@ def draw_roc(path: str | Path, curves: Mapping[Name, RocCurve]) -> None:
     axes.set_xlim(left, 1)
     axes.set_ylim(max(0, np.floor((lowest - 2) / 10) * 10), 101)
     axes.set(xlabel="false accept rate", ylabel="true accept rate (%)")
-    finish_axes(axes, "area under the curve (%)", loc="lower right")
+    finish_axes(axes, "area under the curve (%)")
     write_figure(figure, path)

@@ -6,25 +6,21 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.keypoints import fractions_to_pixels
+from common.keypoints import pixels_to_fractions
 from common.runtime.figures import write_figure
+from face.pictures import draw_landmarks
 from face.synthesize.images import Split, crop_scene, render_scene
 from face.synthesize.settings import SynthesisSettings
 
 __all__ = ["draw_faces", "write_faces"]
 
-LANDMARK_COLOUR = (60, 255, 60)
 TILE_DOTS = 160
 
 
-def _marked(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """A tile with dots at landmarks in pixels of the image."""
-    scale = TILE_DOTS / image.shape[0]
+def _marked(image: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
+    """A tile with landmarks in fractions of the image."""
     tile = cv2.resize(image, (TILE_DOTS, TILE_DOTS), interpolation=cv2.INTER_LINEAR)
-    for x, y in (points + 0.5) * scale - 0.5:
-        centre = round(16 * x), round(16 * y)
-        cv2.circle(tile, centre, 16 * 2, LANDMARK_COLOUR, cv2.FILLED, cv2.LINE_AA, 4)
-    return tile
+    return draw_landmarks(tile, landmarks)
 
 
 def draw_faces(settings: SynthesisSettings, identities: int = 8, images: int = 6) -> Figure:
@@ -38,10 +34,10 @@ def draw_faces(settings: SynthesisSettings, identities: int = 8, images: int = 6
     rows = []
     for who in range(identities):
         scenes = [render_scene(settings, Split.TRAIN, who, image) for image in range(images)]
-        tiles = [_marked(scene.image, scene.landmarks) for scene in scenes]
+        tiles = [_marked(scene.image, pixels_to_fractions(scene.landmarks, scene.image.shape[:2])) for scene in scenes]
         for kind in ("aligned", "unaligned"):
             crop = crop_scene(settings, scenes[-1], kind, Split.TRAIN, who, images - 1)
-            tiles.append(_marked(crop.image, fractions_to_pixels(crop.landmarks, crop.image.shape[:2])))
+            tiles.append(_marked(crop.image, crop.landmarks))
         rows.append(np.hstack(tiles))
     sheet = np.vstack(rows)
     dpi, title = 100, 24

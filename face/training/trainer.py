@@ -38,7 +38,7 @@ from common.runtime.training_state import refuse_broken_weights
 from face.evaluation.sets import measure, open_set
 from face.losses import PartialFC, make_margin
 from face.models import create_model, load_pretrained, save_pretrained
-from face.pictures import face_grid
+from face.pictures import face_grid, write_sheet
 from face.training.checkpoints import RunIdentity, RunParts, files_of, prune_checkpoints, restore_run, save_run
 from face.training.data import open_training_set
 from face.training.dataset import FaceBatch, make_loader, pixels_to_input
@@ -343,7 +343,13 @@ class _Trainer:
         content: dict[str, Any] = {name: torch.cat([getattr(batch, name) for batch in micro_batches]) for name in names}
         content["files"] = [self._data.source.name_of(int(index)) for index in content["indices"]]
         save_checkpoint(path, content)
+        write_sheet(self._pictured(content["images"], content["keypoints"]), path.with_suffix(".png"))
         return path
+
+    def _pictured(self, images: Tensor, keypoints: Tensor) -> np.ndarray:
+        """The first faces of a batch, with their landmarks where the model takes any."""
+        shown = images[:_PICTURED].permute(0, 2, 3, 1).numpy()
+        return face_grid(shown, None if self._data.landmarks is None else keypoints[:_PICTURED].numpy())
 
     def _note_broken(self, batch: FaceBatch) -> None:
         for text in batch.broken:
@@ -366,10 +372,8 @@ class _Trainer:
             self._log.report(parts.iteration, extra)
             self._since, self._seen = now, 0
         if self._log.active and (parts.iteration - 1) % trainer.picture_steps == 0:
-            shown = batch.images[:_PICTURED].permute(0, 2, 3, 1).numpy()
-            points = batch.keypoints[:_PICTURED].numpy() if self._data.landmarks is not None else None
-            picture = torch.from_numpy(face_grid(shown, points)).permute(2, 0, 1)[None] / 255
-            self._log.images(parts.iteration, "image/batch", picture)
+            picture = torch.from_numpy(self._pictured(batch.images, batch.keypoints))
+            self._log.images(parts.iteration, "image/batch", picture.permute(2, 0, 1)[None] / 255)
 
     # --- tests and files ---
 

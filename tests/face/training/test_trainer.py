@@ -166,6 +166,7 @@ def test_too_many_in_a_row_stop_the_run_with_the_batch_saved(config, monkeypatch
     assert content["images"].dtype == torch.uint8
     assert len(content["files"]) == 8
     assert content["files"][0].endswith(".png")
+    assert (folder / "broken" / "step-00007-process-0.png").is_file()
     assert content["labels"].tolist() == [int(name.split("id")[-1].split("/")[0]) for name in content["files"]]
 
 
