@@ -78,15 +78,25 @@ def _draw_faces(path: Path, folders: Sequence[Path], count: int = 16) -> None:
     write_sheet(np.concatenate(sheets), path)
 
 
-def run_demo(out: Path, configs: Path, identities: int, seed: int, overrides: Mapping[str, Any]) -> str:
+def run_demo(
+    out: Path,
+    configs: Path,
+    identities: int,
+    seed: int,
+    overrides: Mapping[str, Any],
+    images: int = 20,
+    pairs: int = 600,
+) -> str:
     """Run everything and return the table.
 
     Args:
         out: folder for data, runs, pictures and table; see `common.runtime.demo.make_room`.
         configs: folder of the two demo configs.
-        identities: how many to train on; a third as many more to test on.
+        identities: how many to train on; a sixth as many more, but at least 4, to test on.
         seed: of the faces and of training.
         overrides: settings instead of the configs', as nested mappings.
+        images: of each identity for training, and half as many for testing.
+        pairs: for verification.
 
     Raises:
         ValueError: `out` holds something else, or wrong settings.
@@ -105,7 +115,13 @@ def run_demo(out: Path, configs: Path, identities: int, seed: int, overrides: Ma
     faces = out / "faces"
     with timed("Make synthetic faces", seconds):
         settings = SynthesisSettings(
-            identities=identities, test_identities=max(4, identities // 3), write="folders", seed=seed
+            identities=identities,
+            images_per_identity=images,
+            test_identities=max(4, identities // 6),
+            test_images_per_identity=images // 2,
+            pairs=pairs,
+            write="folders",
+            seed=seed,
         )
         synthesize(settings, faces, progress=True)
     results: dict[tuple[str, str, str], SetResult] = {}
@@ -158,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="folder of the two configs (default: configs/demo/face)",
     )
     parser.add_argument(
-        "--identities", type=int, default=240, metavar="N", help="faces to train on (default: 240, and 80 to test on)"
+        "--identities", type=int, default=480, metavar="N", help="faces to train on (default: 480, and 80 to test on)"
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of faces and training (default: 0)")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="settings instead of the configs'")
