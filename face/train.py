@@ -6,8 +6,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.runtime.errors import error_text
-
 __all__ = ["main"]
 
 _DESCRIPTION = """Train a face recognition model from a YAML (configs/face): on a CPU, one GPU, or several under
@@ -51,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave_group()
         return 0 if stopped is None else 128 + stopped
     except (ValueError, OSError, FloatingPointError) as error:
+        from common.runtime.errors import error_text
+
         print(f"error: {error_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.runtime.errors import error_text
-
 if TYPE_CHECKING:
     from plugin.conditions import TestCondition
 
@@ -128,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         leave_group()
         return 0 if stopped is None else 128 + stopped
     except (ValueError, OSError, FloatingPointError) as error:
+        from common.runtime.errors import error_text
+
         print(f"error: {error_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

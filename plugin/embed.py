@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from common.runtime.errors import error_text
-
 if TYPE_CHECKING:
     from plugin.runtime.settings import GaitSettings
     from plugin.sequences import SequenceFolder
@@ -93,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         content = embed_folders(model, settings, sequences, device, args.data)
         save_embeddings(args.out, content)
     except (ValueError, OSError, FloatingPointError) as error:
+        from common.runtime.errors import error_text
+
         print(f"error: {error_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

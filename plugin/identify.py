@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.runtime.errors import error_text
 from plugin.embed import add_model_options
 
 if TYPE_CHECKING:
@@ -133,6 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except (ValueError, OSError, FloatingPointError) as error:
+        from common.runtime.errors import error_text
+
         print(f"error: {error_text(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

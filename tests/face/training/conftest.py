@@ -13,7 +13,7 @@ from torch import nn
 
 from common.runtime.settings import build_settings, merge
 from face.data import write_landmarks
-from face.models import model_names, register_model
+from face.models import registry
 from face.models.base import FaceModel
 from face.reference import reference_landmarks
 from face.training.settings import TrainSettings
@@ -39,8 +39,12 @@ class PlainModel(FaceModel):
         return self.linear(nn.functional.adaptive_avg_pool2d(images, 4).flatten(1))
 
 
-if "plain_for_tests" not in model_names():
-    register_model("plain_for_tests", PlainSettings, lambda settings: PlainModel())
+@pytest.fixture
+def plain_model(monkeypatch) -> str:
+    """The name of the plain model, for the time of a test."""
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    registry.register_model("plain", PlainSettings, lambda settings: PlainModel())
+    return "plain"
 
 
 def draw(rng: np.random.Generator, identity: int) -> np.ndarray:

@@ -105,9 +105,9 @@ def test_seeds_differ(config):
     assert not torch.equal(final(config, "zero")["model"][weight], final(config, "one")["model"][weight])
 
 
-def test_accumulated_parts_make_one_batch(config):
+def test_accumulated_parts_make_one_batch(config, plain_model):
     """With what sees one image at a time alone; batch norm and AdaFace's statistics see the part."""
-    plain = {"model": {"name": "plain_for_tests", "settings": {}}, "loss": {"margin": {"type": "cosface"}}}
+    plain = {"model": {"name": plain_model, "settings": {}}, "loss": {"margin": {"type": "cosface"}}}
     del config.content["model"]["settings"]
     del config.content["loss"]["margin"]["scale"]
     for parts in (1, 4):
