@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -90,6 +91,23 @@ def test_a_resumed_run_is_the_run_that_was_not_stopped(config):
             shutil.copy(path, other)
         assert train(settings, options(config, f"from-{step}", resume=True)) is None
         assert_same_run(final(config), final(config, f"from-{step}"), rtol=0, atol=0)
+
+
+def test_a_run_that_a_signal_stopped_goes_on_where_it_was(config, monkeypatch):
+    train(config.settings(), options(config, "whole"))
+    real = trainer._Trainer._step
+
+    def stop_after_four(self, batches):
+        real(self, batches)
+        if self._parts.iteration == 4:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer._Trainer, "_step", stop_after_four)
+        assert train(config.settings(), options(config, "stopped")) == signal.SIGTERM
+    assert final(config, "stopped")["iteration"] == 4
+    assert train(config.settings(), options(config, "stopped", resume=True)) is None
+    assert_same_run(final(config, "whole"), final(config, "stopped"), rtol=0, atol=0)
 
 
 def test_loader_processes_change_nothing(config):
