@@ -169,6 +169,9 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"the absolute encoding was built for images of {self.image_hw}, got {image_hw}")
         biases = self.position_bias(self._grid(image_hw), keypoints, visibility)
         x = self.patch_embed(images)
+        if torch.is_autocast_enabled(x.device.type):
+            # With the absolute encoding the residual stream is float32 anyway; so are models compared that have none.
+            x = x.float()
         if self.cls_token is not None:
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         if self.pos_embed is not None:

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "Precision",
@@ -22,6 +22,7 @@ __all__ = [
     "make_accelerator",
     "mix_seed",
     "seed_everything",
+    "share_buffers",
     "world_size",
 ]
 
@@ -63,6 +64,13 @@ def leave_group() -> None:
 def world_size() -> int:
     """How many processes share this run."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def share_buffers(module: nn.Module) -> None:
+    """Give every process the first one's buffers, as DistributedDataParallel does before a step of training."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
 
 
 def gather_with_gradient(x: Tensor) -> Tensor:

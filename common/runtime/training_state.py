@@ -1,6 +1,5 @@
 """What is looked at before it is trusted: optimizer state out of a checkpoint, and weights on their way into one."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -27,15 +26,16 @@ def check_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any
                     raise ValueError(f"{key} is of shape {list(value.shape)} for {list(parameter.shape)}")
 
 
-def refuse_broken_weights(named_parameters: Iterable[tuple[str, nn.Parameter]], iteration: int) -> None:
+def refuse_broken_weights(module: nn.Module, iteration: int) -> None:
     """On a GPU the loss is read at the log's interval only, and may be NaN long before that.
 
     Raises:
-        FloatingPointError: parameters that are not finite; nothing should be written then.
+        FloatingPointError: parameters or buffers that are not finite; nothing should be written then.
     """
-    broken = [name for name, value in named_parameters if not bool(value.detach().isfinite().all())]
-    if broken:
-        raise FloatingPointError(
-            f"{len(broken)} parameters hold NaN or infinity at iteration {iteration}, first {broken[0]}; "
-            "the last checkpoint is unaffected"
-        )
+    for kind, named in (("parameters", module.named_parameters()), ("buffers", module.named_buffers())):
+        broken = [name for name, value in named if not bool(value.detach().isfinite().all())]
+        if broken:
+            raise FloatingPointError(
+                f"{len(broken)} {kind} hold NaN or infinity at iteration {iteration}, first {broken[0]}; "
+                "the last checkpoint is unaffected"
+            )

@@ -151,8 +151,8 @@ class AdaFace(Margin):
 
     The mean and the standard deviation (the unbiased one) move towards those of each batch in training, before they are
     used, and stay in evaluation. All rows count, with a label or without; the batch must therefore be that of all
-    processes, as `PartialFC` gives it. A batch of one row has no standard deviation and moves the mean only; one whose
-    mean or deviation is not finite, which its loss will not be either, does not move that.
+    processes, as `PartialFC` gives it. A batch of one row has no standard deviation and moves the mean only; one with
+    a NaN among its norms, whose loss will not be finite either, moves neither.
 
     Args:
         margin: in radians and as a cosine.

@@ -6,11 +6,20 @@ Shape letters: B batch, L keypoints, E embedding channels.
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from common.rpe import PositionBiasSettings
 
-__all__ = ["FaceModel", "FaceModelConfig", "WeightsOrigin", "bias_settings", "check_images", "embedding_head"]
+__all__ = [
+    "FaceModel",
+    "FaceModelConfig",
+    "WeightsOrigin",
+    "bias_settings",
+    "check_images",
+    "embedding_head",
+    "in_float32",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +91,14 @@ def check_images(images: Tensor, image_hw: tuple[int, int]) -> None:
     """Raises ValueError for images of another shape than [B, 3, *image_hw]."""
     if images.ndim != 4 or images.shape[1:] != (3, *image_hw):
         raise ValueError(f"images must have shape [B, 3, {image_hw[0]}, {image_hw[1]}], got {list(images.shape)}")
+
+
+def in_float32(head: nn.Module, x: Tensor) -> Tensor:
+    """The last layers of a model, in float32 under autocast too: what they give is what cosines are made of."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return head(x)
+    with torch.autocast(x.device.type, enabled=False):
+        return head(x.float())
 
 
 def embedding_head(in_features: int, hidden: int, num_features: int) -> nn.Sequential:

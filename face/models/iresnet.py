@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from face.models.base import FaceModel, check_images
+from face.models.base import FaceModel, check_images, in_float32
 
 __all__ = ["IRESNET_SIZES", "IResNet", "IResNetSettings", "build_iresnet"]
 
@@ -98,7 +98,7 @@ class IResNet(FaceModel):
         x = self.stem(images)
         for block in self.blocks:
             x = block(x)
-        return self.feature_norm(self.linear(self.dropout(self.norm(x)).flatten(1)))
+        return self.feature_norm(in_float32(self.linear, self.dropout(self.norm(x)).flatten(1)))
 
 
 @dataclass(frozen=True, kw_only=True)

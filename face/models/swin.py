@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from common.rpe import PositionBiasSettings
 from common.swin import SwinTransformer
-from face.models.base import FaceModel, bias_settings, check_images, embedding_head
+from face.models.base import FaceModel, bias_settings, check_images, embedding_head, in_float32
 
 __all__ = ["SWIN_SIZES", "FaceSwin", "SwinSettings", "build_swin"]
 
@@ -99,7 +99,7 @@ class FaceSwin(FaceModel):
             keypoints = keypoints * keypoints.new_tensor([self.image_hw[1] / cols, self.image_hw[0] / rows])
         # Every image is a sequence of its own: stochastic depth draws for each.
         tokens = self.swin(images[:, :, :rows, :cols], keypoints, visibility, images.shape[0])
-        return self.feature(tokens.flatten(1))
+        return in_float32(self.feature, tokens.flatten(1))
 
 
 @dataclass(frozen=True, kw_only=True)

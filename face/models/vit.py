@@ -16,7 +16,7 @@ from torch import Tensor
 from common.rpe import PositionBiasSettings
 from common.rpe.attention import AttentionImplementation
 from common.vit import VisionTransformer
-from face.models.base import FaceModel, bias_settings, embedding_head
+from face.models.base import FaceModel, bias_settings, embedding_head, in_float32
 
 __all__ = ["VIT_SIZES", "FaceViT", "ViTSettings", "build_vit", "vit_base", "vit_small"]
 
@@ -46,7 +46,7 @@ class FaceViT(VisionTransformer, FaceModel):
     def forward(self, images: Tensor, keypoints: Tensor | None = None, visibility: Tensor | None = None) -> Tensor:
         """[B, 3, 112, 112] RGB in [-1, 1], [B, L, 2] fractions of the image, [B, L] or None to embeddings [B, E]."""
         tokens = super().forward(images, keypoints, visibility)
-        return self.feature(tokens[:, self.extra_tokens :].flatten(1))
+        return in_float32(self.feature, tokens[:, self.extra_tokens :].flatten(1))
 
 
 @dataclass(frozen=True, kw_only=True)

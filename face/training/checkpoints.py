@@ -4,6 +4,7 @@ The checkpoint is written last, so that it names shares which are there; all fil
 Shares are cut anew where a run goes on with another number of processes (face/losses/class_shards.py).
 """
 
+import glob
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -105,9 +106,14 @@ def restore_run(path: Path, parts: RunParts) -> None:
             + "\nTo train its weights further as a new run, set model.start_from"
         )
     load_weights(parts.model, checkpoint["model"], strict=True, source=str(path))
+    groups = parts.optimizer.param_groups
+    settings = [{name: value for name, value in group.items() if name != "params"} for group in groups]
     try:
         check_optimizer_state(parts.optimizer, checkpoint["optimizer"])
         parts.optimizer.load_state_dict(checkpoint["optimizer"])
+        # Settings are those of this run, for the network as for the classes, whose files hold none.
+        for group, own in zip(parts.optimizer.param_groups, settings, strict=True):
+            group.update(own)
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise CheckpointError(f"{path}: its optimizer does not fit: {error}") from error
     if checkpoint["scaler"] and parts.scaler.is_enabled():
@@ -136,7 +142,7 @@ def _check_kind(path: Path, checkpoint: Mapping[str, Any]) -> None:
 
 def files_of(checkpoint: Path) -> list[Path]:
     """A checkpoint's files, the checkpoint itself first: to remove it, begin there."""
-    return [checkpoint, *sorted(checkpoint.parent.glob(f"{checkpoint.stem}-classes-*.pt"))]
+    return [checkpoint, *sorted(checkpoint.parent.glob(f"{glob.escape(checkpoint.stem)}-classes-*.pt"))]
 
 
 def prune_checkpoints(folder: Path, name: str, keep: int) -> list[Path]:

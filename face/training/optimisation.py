@@ -4,6 +4,7 @@ Source: the paper's Table 6 (AdamW, cosine, 3 epochs of warm-up). The learning r
 that there is no scheduler whose state could be lost.
 Weight decay is for matrices and kernels. Norms, biases, the absolute encoding, the class token and tables of position
 encodings (Swin's, iRPE's) have none; KP-RPE's weight is that of a linear layer and has, as in the authors' code.
+Deliberate difference from that code: there, tables of position encodings decay too.
 """
 
 import math

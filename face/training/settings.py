@@ -106,7 +106,8 @@ class TrainerSettings:
     """Images of a step, over all processes and accumulated parts."""
 
     accumulate: int = 1
-    """Into how many parts a process's share of a batch is cut, for its memory."""
+    """Into how many parts a process's share of a batch is cut, for its memory. Batch norms, AdaFace's statistics and
+    PartialFC's draw see a part at a time."""
 
     precision: Precision = "fp32"
     """Of the network; the classifier and its loss are always float32."""
@@ -118,7 +119,7 @@ class TrainerSettings:
     """Statistics of batch norms over all processes."""
 
     max_grad_norm: float | None = 5.0
-    """Gradients of the network are scaled down to this norm."""
+    """Gradients of the network are scaled down to this norm, as in insightface; CVLface counts the classes' in."""
 
     most_skipped_steps: int = 10
     """A step whose loss or gradients are not finite changes nothing; after more than so many in a row the run stops."""

@@ -26,7 +26,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.runtime.checkpoint import latest_checkpoint, load_weights, save_checkpoint
-from common.runtime.distribution import agree, make_accelerator, mix_seed, seed_everything
+from common.runtime.distribution import (
+    agree,
+    gather_lists,
+    make_accelerator,
+    mix_seed,
+    seed_everything,
+    share_buffers,
+)
 from common.runtime.files import write_text
 from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
@@ -154,6 +161,11 @@ class _Trainer:
                 self._log.log_warning(f"--resume: no checkpoint in {self._folder / 'checkpoints'}, starting afresh")
             return False
         restore_run(path, self._parts)
+        steps = gather_lists([self._parts.iteration])
+        if len(set(steps)) > 1:
+            raise ValueError(
+                f"--output: processes find checkpoints of different steps, {steps}: all machines must see one folder"
+            )
         self._log.log_info(f"Going on from {path}, step {self._parts.iteration} of {self._total}")
         return True
 
@@ -212,7 +224,11 @@ class _Trainer:
                 bar.update(trainer.batch_size)
                 done = parts.iteration == self._total
                 if parts.iteration % test_steps == 0 or done:
-                    self._test()
+                    try:
+                        self._test()
+                    except (ValueError, OSError):  # of a test set; what was trained is not lost for it
+                        self._save()
+                        raise
                 if parts.iteration % save_steps == 0 or done:
                     self._save()
                     saved = parts.iteration
@@ -231,8 +247,19 @@ class _Trainer:
         return stop.received or signal.SIGTERM
 
     def _claim(self) -> None:
-        if not self._accelerator.is_main_process:
-            return
+        """Make room in the run's folder, and find out that it can be written and is the same for all processes."""
+        if self._accelerator.is_main_process:
+            self._make_room()
+        self._accelerator.wait_for_everyone()
+        path = self._folder / "settings.yaml"
+        if not path.is_file() or path.read_text(encoding="utf-8") != self._settings_text():
+            raise ValueError(f"--output: {path} is not what the first process wrote: all machines must see one folder")
+
+    def _settings_text(self) -> str:
+        text = yaml.safe_dump(to_mapping(self._settings), sort_keys=False)
+        return f"# seed {self._options.seed}\n{text}"
+
+    def _make_room(self) -> None:
         name, own = self._settings.name, self._folder / "checkpoints"
         names = earlier_run(self._folder, name, None if self._is_new_run else self._parts.iteration, _WRITTEN)
         if not self._is_new_run:
@@ -243,8 +270,7 @@ class _Trainer:
                 f"{self._folder} held an earlier run: moved to {aside}. To go on with a run, pass --resume"
             )
         claim_folder(own)
-        text = yaml.safe_dump(to_mapping(self._settings), sort_keys=False)
-        write_text(self._folder / "settings.yaml", f"# seed {self._options.seed}\n{text}")
+        write_text(self._folder / "settings.yaml", self._settings_text())
 
     def _step(self, micro_batches: list[FaceBatch]) -> None:
         """One optimizer step, or none where something is not finite."""
@@ -257,6 +283,9 @@ class _Trainer:
         for optimizer in (parts.optimizer, parts.class_optimizer):
             set_learning_rate(optimizer, lr)
             optimizer.zero_grad()
+        # Statistics move as a batch passes, before it is known whether the step counts.
+        buffers = [*self._model.buffers(), *parts.classifier.buffers()]
+        before = [buffer.clone() for buffer in buffers]
         losses, norms = [], []
         for place, batch in enumerate(micro_batches):
             last = place == len(micro_batches) - 1
@@ -277,13 +306,16 @@ class _Trainer:
             self._skipped = 0
             for optimizer in (parts.optimizer, parts.class_optimizer):
                 parts.scaler.step(optimizer)
+            norm = torch.stack(norms).mean()
+            self._log.collect(
+                {"scalar/loss": loss, "scalar/embedding_norm": norm, "scalar/gradient_norm": gradient_norm}
+            )
         else:
-            self._skip(micro_batches, loss, gradient_norm)
+            for buffer, value in zip(buffers, before, strict=True):
+                buffer.copy_(value)
+            self._skip(micro_batches, loss)
         parts.scaler.update()
         self._seen += trainer.batch_size
-        self._log.collect({"scalar/loss": loss, "scalar/embedding_norm": torch.stack(norms).mean()})
-        if finite:
-            self._log.collect({"scalar/gradient_norm": gradient_norm})
         self._report(lr, micro_batches[0])
 
     def _embed(self, batch: FaceBatch) -> Tensor:
@@ -321,7 +353,7 @@ class _Trainer:
         norm = torch.nn.utils.clip_grad_norm_(self._model.parameters(), math.inf if limit is None else limit)
         return norm, True
 
-    def _skip(self, micro_batches: list[FaceBatch], loss: Tensor, gradient_norm: Tensor) -> None:
+    def _skip(self, micro_batches: list[FaceBatch], loss: Tensor) -> None:
         self._skipped += 1
         self._skipped_of_run += 1
         most, step = self._settings.trainer.most_skipped_steps, self._parts.iteration
@@ -383,6 +415,7 @@ class _Trainer:
             return
         evaluation, parts = self._settings.evaluation, self._parts
         began = time.perf_counter()
+        share_buffers(self._model)  # each process tests its share of the images with the weights that are saved
         figures: dict[str, dict[str, float]] = {}
         for opened in self._sets:
             name = opened.settings.name
@@ -416,16 +449,15 @@ class _Trainer:
             target.parent.mkdir(parents=True, exist_ok=True)
             write_text(target, json.dumps(content, indent=1) + "\n")
             if is_best:
-                refuse_broken_weights(self._model.named_parameters(), parts.iteration)
+                refuse_broken_weights(self._model, parts.iteration)
                 save_pretrained(self._model, self._folder / "weights" / "best")
                 self._log.log_info(f"Best score so far, {score:.2f}: weights in {self._folder / 'weights' / 'best'}")
         # Throughput is that of training.
         self._since += time.perf_counter() - began
 
     def _save(self) -> None:
-        refuse_broken_weights(
-            [*self._model.named_parameters(), *self._parts.classifier.named_parameters()], self._parts.iteration
-        )
+        for part in (self._model, self._parts.classifier):
+            refuse_broken_weights(part, self._parts.iteration)
         began, folder = time.perf_counter(), self._folder / "checkpoints"
         accelerator, name = self._accelerator, self._settings.name
         path = save_run(folder, name, self._parts, accelerator.is_main_process, accelerator.wait_for_everyone)

@@ -391,7 +391,7 @@ class _Trainer:
             check_optimizer_state(self._plain_optimizer(), state)
 
     def _save(self) -> Path:
-        refuse_broken_weights(self._model.named_parameters(), self.iteration)
+        refuse_broken_weights(self._model, self.iteration)
         path = checkpoint_path(self._folder / "checkpoints", self._trainer.save_name, self.iteration)
         if self._accelerator.is_main_process:
             contents = {

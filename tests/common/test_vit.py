@@ -175,3 +175,14 @@ def test_bad_settings_and_inputs(rng):
         model(images, keypoints[:, :2])
     with pytest.raises(ValueError, match="implementation must be one of"):
         build(rng, implementation="flash")(images, keypoints)
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_the_residual_stream_is_float32_under_autocast(absolute):
+    model = VisionTransformer((8, 8), (4, 4), embed_dim=8, depth=2, num_heads=2, absolute=absolute)
+    seen = []
+    for block in model.blocks:
+        block.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        model(torch.zeros(1, 3, 8, 8))
+    assert seen == [torch.float32] * 2

@@ -35,8 +35,12 @@ def test_state_of_another_kind_or_shape():
 
 def test_broken_weights():
     module = nn.Linear(3, 2)
-    refuse_broken_weights(module.named_parameters(), 7)
+    refuse_broken_weights(module, 7)
     with torch.no_grad():
         module.bias[1] = float("nan")
     with pytest.raises(FloatingPointError, match="1 parameters hold NaN or infinity at iteration 7, first bias"):
-        refuse_broken_weights(module.named_parameters(), 7)
+        refuse_broken_weights(module, 7)
+    norm = nn.BatchNorm1d(2)
+    norm(torch.full((3, 2), float("inf")))
+    with pytest.raises(FloatingPointError, match="2 buffers hold NaN or infinity at iteration 8, first running_mean"):
+        refuse_broken_weights(norm, 8)

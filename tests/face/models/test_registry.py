@@ -156,3 +156,21 @@ def test_registration_is_explicit_and_refuses_a_second_time():
     with pytest.raises(ValueError, match="iresnet_new: no such setting: blocks"):
         register_model("iresnet_new", IResNetSettings, build_iresnet, {"blocks": (1, 1, 1, 1)})
     assert "iresnet_new" not in model_names()
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("vit_tiny", {"depth": 1, "patch_hw": [28, 28]}),
+        ("swin_small", {"depths": [1, 1], "num_heads": [1, 2], "embed_dim": 16}),
+        ("iresnet18", {}),
+    ],
+)
+def test_embeddings_are_not_rounded_under_autocast(name, settings):
+    """Cosines are made of them: what the last layers are given may be rounded, what they give is not."""
+    model = create_model(name, num_features=8, **settings).eval()
+    images, keypoints = torch.rand(2, 3, 112, 112), torch.rand(2, 5, 2)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        embeddings = model(images, keypoints)
+    assert embeddings.dtype == torch.float32
+    assert not torch.equal(embeddings, embeddings.bfloat16().float())

@@ -29,6 +29,10 @@ def state(output, step):
 def assert_same(one, two):
     for name, value in one[0].items():
         assert_close(two[0][name], value, rtol=1e-3, atol=2e-4, msg=lambda text, n=name: f"{n}: {text}")
+    for name in ("position_bias.kprpe.weight", "position_bias.kprpe.bias"):  # zero in the beginning, and small still
+        largest = float(one[0][name].abs().max())
+        assert largest > 1e-6
+        assert_close(two[0][name], one[0][name], rtol=0, atol=0.02 * largest)
     assert_close(two[1], one[1], rtol=1e-3, atol=1e-5)
     assert_close(two[2], one[2], rtol=1e-4, atol=1e-4)
 
@@ -61,6 +65,46 @@ def test_two_processes_equal_one_and_resume_each_other(config, torchrun):
     assert_same(one, state(config.folder / "one-after-two", 12))
     assert_same(one, state(config.folder / "two-after-one", 12))
 
+
+def test_parts_of_several_processes_make_one_batch(config, torchrun):
+    """A linear model alone: batch norm and AdaFace's statistics see a part at a time."""
+    script = config.folder / "plain.py"
+    script.write_text(PLAIN)
+    config.content["optimizer"], config.content["loss"] = {}, {"margin": {"type": "cosface", "scale": 16.0}}
+    config.content["model"] = {"name": "plain"}
+    path = config.file({"optimizer": {"type": "SGD", "lr": 0.5}, "evaluation": {"sets": []}})
+    states = []
+    for processes, parts in ((1, 1), (2, 2)):
+        output = config.folder / f"of-{processes}"
+        arguments = ("--cfgs", path, "--output", output, f"trainer.accumulate={parts}")
+        process = torchrun.start(script, *arguments, processes=processes)
+        _, err = torchrun.finish(process)
+        assert process.returncode == 0, err
+        states.append(state(output, 12))
+    assert_close(states[1][0], states[0][0], rtol=1e-4, atol=1e-6)
+    assert_close(states[1][1], states[0][1], rtol=1e-4, atol=1e-7)
+
+
+PLAIN = """
+import sys
+from dataclasses import dataclass
+from torch import nn
+from face.models.base import FaceModel
+from face.models.registry import register_model
+from face.train import main
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    pass
+class Plain(FaceModel):
+    def __init__(self):
+        super().__init__()
+        self.image_hw, self.num_features = (32, 32), 8
+        self.linear = nn.Linear(48, 8)
+    def forward(self, images, keypoints=None, visibility=None):
+        return self.linear(nn.functional.adaptive_avg_pool2d(images, 4).flatten(1))
+register_model("plain", Settings, lambda settings: Plain())
+sys.exit(main(sys.argv[1:]))
+"""
 
 BREAKING = """
 import os, sys

@@ -50,6 +50,7 @@ def test_table_6(name):
     for chance in ("flip_prob", "rotation_prob", "blur_prob", "cutout_prob", "translation_extra", "randaug_ops"):
         assert getattr(augmentation, chance) > 0, chance
     assert settings.model.settings["position_bias"] == "kprpe"
+    assert settings.model.settings["drop_path"] > 0  # no row of the table; both public codes have it
 
 
 def test_the_two_demo_configs_differ_in_the_position_encoding_alone():

@@ -149,14 +149,23 @@ def test_gradients_are_clipped(config):
 
 
 def break_steps(monkeypatch, broken):
-    """Make the loss of some steps (from 0) NaN."""
-    real = trainer._Trainer._embed
+    """Make an input of some steps (from 0) infinite."""
+    real_embed, real_input = trainer._Trainer._embed, trainer.pixels_to_input
+    step = [0]
 
     def embed(self, batch):
-        out = real(self, batch)
-        return out * float("nan") if self._parts.iteration in broken else out
+        step[0] = self._parts.iteration
+        return real_embed(self, batch)
+
+    def pixels_to_input(images, device):
+        """One pixel of the batch, so that all that a batch passes through sees it."""
+        inputs = real_input(images, device)
+        if step[0] in broken:
+            inputs[0, 0, 0, 0] = float("inf")
+        return inputs
 
     monkeypatch.setattr(trainer._Trainer, "_embed", embed)
+    monkeypatch.setattr(trainer, "pixels_to_input", pixels_to_input)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(config, monkeypatch):
@@ -165,12 +174,50 @@ def test_a_step_that_is_not_finite_changes_nothing_and_is_counted(config, monkey
     assert train(config.settings(broken), options(config)) is None
     folder = config.folder / "output" / "tiny" / "checkpoints"
     before, after = (load_checkpoint(folder / f"tiny-{step:05d}.pt") for step in (4, 5))
+    assert_close(after["model"], before["model"], rtol=0, atol=0)  # batch norms' statistics too
     assert_close(after["optimizer"]["state"], before["optimizer"]["state"], rtol=0, atol=0)
-    learned = [name for name in before["model"] if not name.endswith(("mean", "var", "tracked"))]
-    assert all(torch.equal(before["model"][name], after["model"][name]) for name in learned)
-    assert after["iteration"] == 5
+    shares = [load_checkpoint(folder / content["class_shares"][0]) for content in (before, after)]
+    for name in ("weight", "margin"):
+        assert_close(shares[1][name], shares[0][name], rtol=0, atol=0)
+    kept = [{key: value for key, value in share["optimizer"].items() if key != "name"} for share in shares]
+    assert_close(kept[1], kept[0], rtol=0, atol=0)
+    assert (before["iteration"], after["iteration"]) == (4, 5)
     points, _ = scalars(config)
     assert points["skipped_steps"][-1] == (12, 3.0)
+    assert [step for step, value in points["loss"] if np.isfinite(value)] == [1, 2, 3, 4, 6, 7, 10, 11, 12]
+
+
+def test_loss_scaling_changes_nothing_but_that_steps_are_skipped(config, monkeypatch):
+    """float16 needs a GPU; its scaler does not."""
+    class_of = torch.amp.GradScaler
+    scales = []
+
+    def scaler(device, enabled):
+        made = class_of(device, enabled=True)
+        update = made.update
+        monkeypatch.setattr(made, "update", lambda: (update(), scales.append(made.get_scale())))
+        return made
+
+    break_steps(monkeypatch, {2, 3})
+    train(config.settings(), options(config, "plain"))
+    monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+    train(config.settings(), options(config, "scaled"))
+    one, two = final(config, "plain"), final(config, "scaled")
+    assert_same_run(one, two, rtol=1e-4, atol=1e-6)
+    assert scales == [65536.0] * 2 + [32768.0] + [16384.0] * 9
+
+
+def test_a_test_set_that_fails_costs_nothing_that_was_trained(config):
+    broken = config.folder / "broken-test"
+    shutil.copytree(config.content["evaluation"]["sets"][0]["path"], broken)
+    image = (broken / "pairs.csv").read_text().splitlines()[-1].split(",")[1]
+    (broken / image).write_bytes(b"no image")
+    config.content["evaluation"]["sets"][0]["path"] = str(broken)
+    settings = config.settings({"trainer": {"save_epochs": 2.0}})
+    for step in (6, 12):  # and it goes on, to the next test
+        with pytest.raises(ValueError, match=f"evaluation set pairs: .*{image}"):
+            train(settings, options(config, resume=True))
+        assert final(config)["iteration"] == step
 
 
 def test_too_many_in_a_row_stop_the_run_with_the_batch_saved(config, monkeypatch):
@@ -258,11 +305,31 @@ def test_weights_to_start_from(config):
 def test_half_precision_trains(config):
     train(config.settings({"trainer": {"precision": "bf16"}}), options(config, "half"))
     train(config.settings(), options(config, "full"))
-    half, full = final(config, "half"), final(config, "full")
-    assert all(value.dtype != torch.bfloat16 for value in half["model"].values())
+    start = config.settings({"optimizer": {"lr": 1e-20}, "schedule": {"epochs": 1}})
+    train(start, options(config, "start"))
     weight = "blocks.0.attn.qkv.weight"
-    assert not torch.equal(half["model"][weight], full["model"][weight])
-    assert_close(half["model"][weight], full["model"][weight], rtol=0, atol=0.03)
+    half, full, begin = (final(config, name)["model"][weight] for name in ("half", "full", "start"))
+    assert not torch.equal(half, full)
+    moved = [(value - begin).flatten() for value in (half, full)]
+    assert torch.nn.functional.cosine_similarity(*moved, dim=0) > 0.9
+    assert moved[0].norm() == pytest.approx(float(moved[1].norm()), rel=0.1)
+
+
+def test_settings_of_the_optimizer_are_those_of_the_run_that_goes_on(config, monkeypatch):
+    train(config.settings({"schedule": {"epochs": 1}}), options(config))
+    seen = []
+    real = trainer._Trainer._step
+
+    def step(self, batches):
+        for optimizer in (self._parts.optimizer, self._parts.class_optimizer):
+            seen.append({(group["weight_decay"], group["betas"]) for group in optimizer.param_groups})
+        real(self, batches)
+
+    monkeypatch.setattr(trainer._Trainer, "_step", step)
+    other = {"optimizer": {"weight_decay": 0.3, "betas": [0.8, 0.99]}, "schedule": {"epochs": 2}}
+    train(config.settings(other), options(config, resume=True))
+    assert len(seen) == 12
+    assert set.union(*seen) == {(0.3, (0.8, 0.99)), (0.0, (0.8, 0.99))}
 
 
 def test_float16_without_a_gpu_is_refused(config):
