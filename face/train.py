@@ -53,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"error: {error_text(error)}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        print(f"error: a process that loads images died ({error}); is there memory enough?", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -88,10 +88,16 @@ def save_checkpoint(path: str | Path, contents: Mapping[str, Any]) -> None:
     begun = time.time_ns()
     temporary = path.with_name(f"{path.name}.{os.getpid()}-{begun}.tmp")
     try:
-        with temporary.open("wb") as stream:
-            torch.save(dict(contents), stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        try:
+            with temporary.open("wb") as stream:
+                torch.save(dict(contents), stream)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except RuntimeError as error:  # torch's word for a file that it cannot write on
+            reason = str(error.__context__ or error).strip().splitlines()[0]
+            raise OSError(f"{path}: cannot be written ({reason}); is the disk full?") from error
+        except OSError as error:
+            raise OSError(f"{path}: cannot be written: {error.strerror or error}") from error
         _read(temporary, "cpu", shown=path, mmap=True)
         os.replace(temporary, path)
     finally:

@@ -109,6 +109,8 @@ def _calm_loader_worker(_: int) -> None:
 
 def _end_loader_processes() -> None:
     """At the end of a process, multiprocessing sends a SIGTERM to those that are left, and would wait forever."""
+    if threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's own handler makes an error of their death
     for process in multiprocessing.active_children():
         if process.daemon:
             process.kill()

@@ -47,6 +47,7 @@ def save_pretrained(model: FaceModel, folder: str | Path) -> None:
         ValueError: the model is wrapped (compiled, distributed), or was not built by name.
         OSError: the folder cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     if not isinstance(model, FaceModel):
@@ -58,8 +59,12 @@ def save_pretrained(model: FaceModel, folder: str | Path) -> None:
     text = json.dumps(_describe(model), indent=2)
     state = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with whole_file(folder / WEIGHTS_FILE) as weights, whole_file(folder / CONFIG_FILE) as config:
-        save_file(state, weights, metadata={"format": "pt", "config": text})
         config.write_text(text + "\n", encoding="utf-8")
+        try:
+            save_file(state, weights, metadata={"format": "pt", "config": text})
+        except SafetensorError as error:
+            raise OSError(f"{folder / WEIGHTS_FILE}: cannot be written ({error}); is the disk full?") from error
+        weights.chmod(config.stat().st_mode)  # safetensors lets nobody else read it
 
 
 def load_pretrained(

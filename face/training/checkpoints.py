@@ -38,6 +38,8 @@ class RunIdentity:
 
     batch_size: int
     seed: int
+    repeat_probability: float
+    repeat_same_image: bool
 
 
 @dataclass(kw_only=True)

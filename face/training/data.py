@@ -47,8 +47,8 @@ def open_training_set(
         )
     if kept.num_classes < 2:
         raise ValueError(f"{settings.root}: training needs at least 2 identities, found {kept.num_classes}")
-    # The first image, since a set of another kind shows in it and not in an hour.
-    kept.read(0)
+    if not settings.skip_broken:  # the first image, since a set of another kind shows in it and not in an hour
+        kept.read(0)
     augment = FaceAugmentation(augmentation, image_hw)
     return TrainingSet(kept, landmarks, augment, seed, settings.missing_landmarks, settings.skip_broken)
 
@@ -58,6 +58,8 @@ def _with_landmarks(settings: DataSettings, source: ImageSource, log: RunLog) ->
     path, rule = settings.landmarks_path, settings.missing_landmarks
     count = len(source)
     if path is not None:
+        if not path.is_file():
+            raise FileNotFoundError(f"data.landmarks: {path}: no such file")
         landmarks = read_landmarks(path, source)
     elif rule in ("reference", "hide"):
         none = np.zeros(count, bool)

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from common.keypoints import FIVE_POINT_FACE
 from common.runtime.checkpoint import latest_checkpoint, load_weights, save_checkpoint
 from common.runtime.distribution import (
     agree,
@@ -37,7 +38,7 @@ from common.runtime.distribution import (
 from common.runtime.files import write_text
 from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
-from common.runtime.run_folder import claim_folder, earlier_run, set_aside
+from common.runtime.run_folder import claim_folder, earlier_run, held_folder, set_aside
 from common.runtime.settings import to_mapping
 from common.runtime.stop import StopSignals
 from common.runtime.sync_batch_norm import synchronise_batch_norm
@@ -56,7 +57,8 @@ from face.training.settings import TrainSettings
 __all__ = ["RunOptions", "train"]
 
 # What a run writes below its folder, and another one from the start would be in the way of.
-_WRITTEN = ("checkpoints", "weights", "summary", "results", "broken", "settings.yaml")
+_WRITTEN = ("checkpoints", "weights", "results", "broken")
+_BESIDE = ("summary", "settings.yaml")
 
 _PICTURED = 32  # faces
 _ASK_EVERY = 5  # steps
@@ -90,7 +92,9 @@ def train(settings: TrainSettings, options: RunOptions) -> int | None:
     folder = options.output / settings.name
     log = RunLog(folder, to_file=True, active=accelerator.is_main_process)
     try:
-        return _Trainer(settings, options, accelerator, folder, log).run()
+        run = _Trainer(settings, options, accelerator, folder, log)
+        with held_folder(folder) if accelerator.is_main_process else contextlib.nullcontext():
+            return run.run()
     finally:
         log.close()
 
@@ -121,7 +125,10 @@ class _Trainer:
             labels=zlib.crc32(labels.astype(np.int64).tobytes()),
             batch_size=trainer.batch_size,
             seed=options.seed,
+            repeat_probability=settings.data.repeat_probability,
+            repeat_same_image=settings.data.repeat_same_image,
         )
+        self._check_sizes(model)
         if settings.model.start_from is not None:
             start = load_pretrained(settings.model.start_from)
             load_weights(model, start.state_dict(), strict=True, source=settings.model.start_from)
@@ -153,6 +160,20 @@ class _Trainer:
             on_gpu = accelerator.device.type == "cuda"
             self._network = DistributedDataParallel(self._network, [accelerator.device] if on_gpu else None)
         self._report_start(model)
+
+    def _check_sizes(self, model: nn.Module) -> None:
+        """What would otherwise come up in the first step."""
+        trainer, world = self._settings.trainer, self._accelerator.num_processes
+        if trainer.batch_size < 2 * world * trainer.accumulate:
+            raise ValueError(
+                f"trainer.batch_size must be at least 2 images (for batch norms) for each of {world} process(es) x "
+                f"{trainer.accumulate} accumulated part(s), got {trainer.batch_size}"
+            )
+        if self._identity.classes < world:
+            raise ValueError(f"{self._settings.data.root}: {self._identity.classes} identities for {world} processes")
+        points = self._settings.model.settings.get("num_keypoints", len(FIVE_POINT_FACE))
+        if self._data.landmarks is not None and points != len(FIVE_POINT_FACE):
+            raise ValueError(f"model.settings.num_keypoints must be {len(FIVE_POINT_FACE)}, as landmarks, got {points}")
 
     def _restore(self) -> bool:
         path = latest_checkpoint(self._folder / "checkpoints", self._settings.name) if self._options.resume else None
@@ -186,6 +207,8 @@ class _Trainer:
     def run(self) -> int | None:
         """All steps that are left."""
         parts = self._parts
+        if not self._is_new_run:
+            self._save_weights("last")  # what ended the run before may have come between checkpoint and weights
         if parts.iteration >= self._total:
             self._log.log_info(f"Step {parts.iteration} is the last already")
             return None
@@ -261,7 +284,7 @@ class _Trainer:
 
     def _make_room(self) -> None:
         name, own = self._settings.name, self._folder / "checkpoints"
-        names = earlier_run(self._folder, name, None if self._is_new_run else self._parts.iteration, _WRITTEN)
+        names = earlier_run(self._folder, name, None if self._is_new_run else self._parts.iteration, _WRITTEN, _BESIDE)
         if not self._is_new_run:
             names = [f"checkpoints/{file.name}" for entry in names for file in files_of(own / Path(entry).name)]
         aside = set_aside(self._folder, names)
@@ -450,10 +473,14 @@ class _Trainer:
             write_text(target, json.dumps(content, indent=1) + "\n")
             if is_best:
                 refuse_broken_weights(self._model, parts.iteration)
-                save_pretrained(self._model, self._folder / "weights" / "best")
+                self._save_weights("best")
                 self._log.log_info(f"Best score so far, {score:.2f}: weights in {self._folder / 'weights' / 'best'}")
         # Throughput is that of training.
         self._since += time.perf_counter() - began
+
+    def _save_weights(self, kind: str) -> None:
+        if self._accelerator.is_main_process:
+            save_pretrained(self._model, self._folder / "weights" / kind)
 
     def _save(self) -> None:
         for part in (self._model, self._parts.classifier):
@@ -461,9 +488,10 @@ class _Trainer:
         began, folder = time.perf_counter(), self._folder / "checkpoints"
         accelerator, name = self._accelerator, self._settings.name
         path = save_run(folder, name, self._parts, accelerator.is_main_process, accelerator.wait_for_everyone)
+        self._save_weights("last")
         if accelerator.is_main_process:
-            save_pretrained(self._model, self._folder / "weights" / "last")
-            prune_checkpoints(folder, name, self._settings.trainer.keep_checkpoints)
+            if not self._skipped:  # else an older one may be what is wanted
+                prune_checkpoints(folder, name, self._settings.trainer.keep_checkpoints)
             self._log.log_info(f"Saved {path}")
         accelerator.wait_for_everyone()
         self._since += time.perf_counter() - began

@@ -10,7 +10,7 @@ import math
 import signal
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from common.runtime.distribution import Precision, agree, gather_lists, make_acc
 from common.runtime.files import write_text
 from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
-from common.runtime.run_folder import claim_folder, earlier_run, set_aside
+from common.runtime.run_folder import claim_folder, earlier_run, held_folder, set_aside
 from common.runtime.settings import to_mapping
 from common.runtime.stop import StopSignals
 from common.runtime.sync_batch_norm import synchronise_batch_norm
@@ -270,7 +270,9 @@ def train(settings: GaitSettings, options: RunOptions) -> int | None:
     accelerator = make_accelerator(_precision(trainer.enable_float16), trainer.find_unused_parameters)
     folder = settings.run_folder(options.output, trainer)
     with _open_log(folder, options, accelerator) as log:
-        return _Trainer(settings, options, accelerator, folder, log).run()
+        run = _Trainer(settings, options, accelerator, folder, log)
+        with held_folder(folder) if accelerator.is_main_process else nullcontext():
+            return run.run()
 
 
 class _Trainer:
@@ -345,7 +347,7 @@ class _Trainer:
         if not self._accelerator.is_main_process:
             return
         iteration = None if self._is_new_run else self.iteration
-        names = earlier_run(self._folder, self._trainer.save_name, iteration, ("checkpoints", "summary", "results"))
+        names = earlier_run(self._folder, self._trainer.save_name, iteration, ("checkpoints", "results"), ("summary",))
         aside = set_aside(self._folder, names)
         if aside is None:
             return

@@ -56,6 +56,17 @@ def test_help_does_not_wait_for_torch():
     assert "--resume" in done.stdout
 
 
+def test_a_loader_process_that_dies(tmp_path, capsys, monkeypatch):
+    from face.training import trainer
+
+    def die(settings, options):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(trainer, "train", die)
+    assert main(["--cfgs", write(tmp_path, "name: x\ndata: {root: nowhere}\n")]) == 2
+    assert "error: a process that loads images died (DataLoader worker (pid 7)" in capsys.readouterr().err
+
+
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 def test_ctrl_c_before_the_first_step_is_no_traceback(tmp_path):
     """While data are being looked at, there is nothing to save."""

@@ -296,3 +296,26 @@ def test_translate_renames_after_the_prefix_is_gone():
     load_weights(target, state, strict=True, source="a.pt", translate=translate)
     assert same_state(source.state_dict(), target.state_dict())
     assert all(name.startswith("module.net.") for name in state)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 1"), "is the disk full"),
+        (OSError(28, "No space left on device"), "cannot be written: No space left on device"),
+    ],
+)
+def test_a_full_disk_is_said_with_the_file(tmp_path, monkeypatch, error, said):
+    def fail(contents, stream):
+        stream.write(b"half")
+        raise error
+
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"value": 1})
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match=said) as caught:
+        save_checkpoint(path, {"value": 2})
+    assert str(path) in str(caught.value)
+    assert [file.name for file in tmp_path.iterdir()] == ["a.pt"]
+    monkeypatch.undo()
+    assert load_checkpoint(path) == {"value": 1}

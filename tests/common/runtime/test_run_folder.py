@@ -1,11 +1,13 @@
 """What an earlier run wrote is moved away whole, and only what is in the way."""
 
 import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from common.runtime.run_folder import claim_folder, earlier_run, set_aside
+from common.runtime.run_folder import claim_folder, earlier_run, held_folder, set_aside
 
 
 @pytest.fixture
@@ -18,7 +20,7 @@ def run(tmp_path):
 
 
 def test_a_run_from_the_start_moves_all_that_a_run_writes(run):
-    names = earlier_run(run, "a", None, ("checkpoints", "results", "summary"))
+    names = earlier_run(run, "a", None, ("checkpoints", "results"), ("summary",))
     aside = set_aside(run, names)
     assert sorted(path.name for path in run.iterdir()) == ["notes.txt"]
     assert (aside / "checkpoints" / "a-00020.pt").read_text() == "checkpoints/a-00020.pt"
@@ -36,6 +38,41 @@ def test_a_run_that_goes_on_moves_what_lies_ahead(run):
 def test_a_new_folder_has_nothing_in_the_way(tmp_path):
     assert earlier_run(tmp_path / "new", "a", None, ("checkpoints",)) == []
     assert set_aside(tmp_path / "new", []) is None
+
+
+@pytest.mark.parametrize(("left", "moves"), [("results/a.json", True), ("summary/events", False)])
+def test_anything_worth_keeping_is_moved_with_what_belongs_to_it(tmp_path, left, moves):
+    for name in {left, "summary/events"}:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = earlier_run(tmp_path, "a", None, ("checkpoints", "results"), ("summary",))
+    assert found == (["checkpoints", "results", "summary"] if moves else [])
+
+
+HOLDING = """
+import sys, time
+from pathlib import Path
+from common.runtime.run_folder import held_folder
+with held_folder(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_one_run_at_a_time(tmp_path):
+    folder = tmp_path / "new" / "run"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    other = subprocess.Popen(
+        [sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(ValueError, match="run: another run writes to it"), held_folder(folder):
+        pass
+    other.kill()
+    other.wait()
+    with held_folder(folder):  # a hold ends with its process
+        pass
 
 
 def test_two_runs_within_a_second(run):

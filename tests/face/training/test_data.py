@@ -177,6 +177,13 @@ def test_broken_images_stop_or_are_replaced_and_named(own):
     np.testing.assert_array_equal(sample.keypoints, data.landmarks.points[12])
 
 
+def test_the_first_image_may_be_a_broken_one(own):
+    (own / "id0" / "0.png").write_bytes(b"no image")
+    with pytest.raises(ImageError, match=r"id0/0\.png"):
+        open_set(own)
+    assert open_set(own, skip_broken=True)[SampleKey(0, 0, 0)].place == 1
+
+
 def test_records_give_what_folders_give(faces, tmp_path):
     folder = open_set(faces / "train")
     with RecordWriter(tmp_path / "records") as writer:

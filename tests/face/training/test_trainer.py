@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.testing import assert_close
 
 from common.runtime.checkpoint import CheckpointError, load_checkpoint
+from common.runtime.run_folder import held_folder
 from face.models import load_pretrained
 from face.training import trainer
 from face.training.trainer import RunOptions, train
@@ -258,6 +259,7 @@ def test_the_newest_checkpoints_stay(config):
     ("override", "problem"),
     [
         ({"trainer": {"batch_size": 6}}, r"its data would come in another order:\n  batch_size: 8 there, 6 now"),
+        ({"data": {"repeat_probability": 0.5}}, r"repeat_probability: 0.0 there, 0.5 now"),
         ({"data": {"min_images": 8, "root": "fewer"}}, r"images: 48 there, 40 now\n  classes: 6 there, 5 now"),
         ({"model": {"settings": {"depth": 3}}}, r"does not fit the model(.|\n)*blocks.2"),
         ({"optimizer": {"type": "SGD"}}, r"its optimizer does not fit: it lacks momentum of SGD"),
@@ -277,6 +279,53 @@ def test_runs_that_cannot_go_on(config, override, problem):
     with pytest.raises(CheckpointError, match=problem):
         train(config.settings(override), options(config, resume=True))
     assert_same_run(before, final(config), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        (
+            {"trainer": {"batch_size": 2, "accumulate": 2}},
+            r"trainer.batch_size must be at least 2 images .* 1 process\(es\) x 2 accumulated part\(s\), got 2",
+        ),
+        (
+            {"model": {"settings": {"num_keypoints": 17}}},
+            "model.settings.num_keypoints must be 5, as landmarks, got 17",
+        ),
+        ({"data": {"landmarks": "none.csv"}}, "data.landmarks: .*none.csv: no such file"),
+    ],
+)
+def test_what_would_come_up_in_the_first_step_comes_before_it(config, override, problem):
+    with pytest.raises((ValueError, FileNotFoundError), match=problem):
+        train(config.settings(override), options(config))
+    assert not (config.folder / "output" / "tiny" / "settings.yaml").exists()
+
+
+def test_weights_that_a_kill_left_behind_their_checkpoint_are_made_up_for(config):
+    settings = config.settings({"schedule": {"epochs": 1}})
+    train(settings, options(config))
+    last = config.folder / "output" / "tiny" / "weights" / "last"
+    shutil.rmtree(last)
+    assert train(settings, options(config, resume=True)) is None
+    assert_close(load_pretrained(last).state_dict(), final(config)["model"], rtol=0, atol=0)
+
+
+def test_a_checkpoint_from_before_skipped_steps_stays(config, monkeypatch):
+    break_steps(monkeypatch, {3, 4, 5, 6})
+    pruned = {"trainer": {"keep_checkpoints": 1, "save_epochs": 1 / 6, "most_skipped_steps": 3}}
+    with pytest.raises(FloatingPointError, match="4 steps in a row"):
+        train(config.settings(pruned), options(config))
+    steps = [
+        path.stem[-5:] for path in sorted((config.folder / "output" / "tiny" / "checkpoints").glob("tiny-?????.pt"))
+    ]
+    assert steps == ["00003", "00004", "00005", "00006"]
+
+
+def test_a_second_run_into_the_same_folder_is_refused(config):
+    settings = config.settings({"schedule": {"epochs": 1}})
+    with held_folder(config.folder / "output" / "tiny"), pytest.raises(ValueError, match="another run writes to it"):
+        train(settings, options(config))
+    assert train(settings, options(config)) is None
 
 
 def test_resuming_nothing_starts_a_run(config):
