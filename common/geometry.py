@@ -167,5 +167,7 @@ def _check(source: Array, target: Array, weights: Array | None) -> None:
 
 
 def _through_torch(function, source: np.ndarray, target: np.ndarray, weights: np.ndarray | None) -> Fit[np.ndarray]:
-    found = function(*(None if given is None else torch.tensor(given) for given in (source, target, weights)))
+    found = function(
+        *(None if given is None else torch.from_numpy(np.array(given)) for given in (source, target, weights))
+    )
     return Fit(found.matrix.numpy(), found.valid.numpy())

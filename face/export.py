@@ -27,6 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError, ModuleNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:  # of the exporter, in many lines
+        print(f"error: {args.weights}: torch cannot export it: {str(error).strip().splitlines()[0]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     assert model.origin is not None
     print(
         f"{args.out}: {model.config.name} of {model.origin.source} (weights of {model.origin.colour_order}, the file "

@@ -35,4 +35,4 @@ def write_bytes(path: str | Path, content: bytes) -> None:
 
 def write_text(path: str | Path, text: str) -> None:
     """Write a text file (UTF-8) whole or not at all."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode("utf-8", "surrogateescape"))  # names of files are bytes, and may be no UTF-8

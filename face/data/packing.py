@@ -122,6 +122,9 @@ def pack(
 
 def _check_pack(source: FolderSource, out: Path, settings: PackSettings, landmarks: Landmarks | None) -> None:
     _check_apart(out, source.root)
+    for name in (LANDMARK_FILE, SKIPPED_FILE):  # of another set, which they would be taken for this one's
+        if (out / name).exists():
+            raise FileExistsError(f"{out / name}: exists already; remove it or write to another folder")
     if settings.header and len(source) + 1 >= LABEL_LIMIT:
         raise ValueError(
             f"{source.root}: {len(source)} images are more than insightface's header counts exactly; use --no-header"
@@ -175,7 +178,12 @@ class _Encoder(Dataset[_Item]):
             return _Item(b"", (0, 0), str(error))
         if self.settings.reencode:
             options = [cv2.IMWRITE_JPEG_QUALITY, self.settings.quality] if self.settings.reencode == "jpg" else []
-            _, array = cv2.imencode(f".{self.settings.reencode}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+            done, array = cv2.imencode(f".{self.settings.reencode}", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+            if not done:
+                kind, name = self.settings.reencode, self.source.root / self.source.name_of(index)
+                return _Item(
+                    b"", (0, 0), f"{name}: {image.shape[1]} x {image.shape[0]} pixels cannot be written as {kind}"
+                )
             encoded = array.tobytes()
         return _Item(encoded, (image.shape[0], image.shape[1]), None)
 
@@ -269,14 +277,26 @@ def _read_names(source: RecordSource) -> list[str]:
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     rows = [line.split("\t") for line in text.split("\n") if line]
     names = {row[0]: row[1] for row in rows if len(row) == 3}
+    labels = {row[0]: row[2] for row in rows if len(row) == 3}
     if len(names) != len(rows) or len(rows) != len(source):
         raise ValueError(f"{path}: expected key, path and label of {len(source)} images, found {len(names)} of them")
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path}: {len(names) - len(set(names.values()))} path(s) come twice")
     ordered = []
+    owners: dict[str, str] = {}
     for index in range(len(source)):
         name = names.get(source.key_of(index))
         if name is None or not 2 <= len(name.split("/")) <= 3 or {"", ".", ".."} & set(name.split("/")):
             raise ValueError(f"{path}: {source.name_of(index)}: expected identity/image, found {name!r}")
+        label = str(source.labels[index])
+        if labels[source.key_of(index)].strip() != label:
+            raise ValueError(
+                f"{path}: {source.name_of(index)} has label {label}, the table {labels[source.key_of(index)]!r}"
+            )
+        identity = name.rpartition("/")[0]
+        if owners.setdefault(identity, label) != label:
+            raise ValueError(
+                f"{path}: {source.name_of(index)}: folder {identity} has labels {owners[identity]}, {label}"
+            )
         ordered.append(name)
     return ordered

@@ -63,6 +63,7 @@ def export_onnx(
     training = model.training
     try:
         with warnings.catch_warnings(), torch.no_grad():
+            model.eval()(**inputs)  # tables that are made once are made before the tracing
             warnings.simplefilter("ignore")  # the exporter's own, of names of axes and of functions it will give up
             program = torch.onnx.export(
                 model.eval(),

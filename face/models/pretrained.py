@@ -124,9 +124,20 @@ def load_pretrained(
     with torch.device("meta"):
         model = create_model(name, **settings)
     model.to_empty(device=map_location)
+    _fill_tables(model, name, settings)
     load_weights(model, state, strict=True, source=str(weights))
     model.origin = WeightsOrigin(source=str(weights), layout=layout, colour_order=order)
     return model.eval()
+
+
+def _fill_tables(model: FaceModel, name: str, settings: Mapping[str, Any]) -> None:
+    """Buffers that follow from the settings and are in no file of weights, such as the index of Swin's table."""
+    kept = model.state_dict().keys()
+    tables = {key: buffer for key, buffer in model.named_buffers() if key not in kept}
+    if tables:
+        built = dict(create_model(name, **settings).named_buffers())
+        for key, buffer in tables.items():
+            buffer.copy_(built[key])
 
 
 def _describe(model: FaceModel) -> dict[str, Any]:
@@ -161,7 +172,7 @@ def _find(source: str | Path) -> tuple[Path, Path | None]:
     """The file of weights, and that of its config, if there is one."""
     path = Path(source)
     if not path.exists():
-        if not is_hub_id(source):
+        if not is_hub_id(source) or path.parent.is_dir():  # a mistyped path is no repository
             raise FileNotFoundError(f"{source}: no such file or folder")
         path = download(str(source), _WEIGHTS, (CONFIG_FILE, "model.yaml", "pretrained_model/model.yaml"))
     weights = path
@@ -218,13 +229,16 @@ def _config_inside(weights: Path) -> dict[str, Any] | None:
         raise ValueError(f"{weights}: not a safetensors file, or damaged ({error})") from error
     if text is None:
         return None
-    config = json.loads(text)
+    try:
+        config = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{weights}: the config that it carries is not valid JSON: {error}") from error
     return config if isinstance(config, dict) and config.get("format") == _FORMAT else None
 
 
 def _read_weights(weights: Path) -> dict[str, torch.Tensor]:
     try:
-        return read_state(weights)
+        state = read_state(weights)
     except CheckpointError as error:
         if "refused" not in str(error):
             raise
@@ -233,6 +247,13 @@ def _read_weights(weights: Path) -> dict[str, torch.Tensor]:
             f"{error}. Where you trust it, keep its tensors alone: torch.save({{'state_dict': torch.load('{weights}', "
             f"weights_only=False)['state_dict']}}, '{file}')"
         ) from error
+    for key, value in state.items():
+        counts = not value.is_floating_point() and str(key).endswith("num_batches_tracked")
+        if not isinstance(key, str) or not (value.is_floating_point() or counts) or (value.ndim and not value.numel()):
+            raise CheckpointError(f"{weights}: {key!r}: expected numbers, found {value.dtype} {list(value.shape)}")
+        if not bool(value.isfinite().all()):
+            raise CheckpointError(f"{weights}: {key}: holds NaN or infinity")
+    return state
 
 
 def _own_config(

@@ -57,6 +57,8 @@ class SynthesisSettings:
             raise ValueError(f"write must be some of {','.join(PARTS)}, joined by commas, got {self.write!r}")
         if not self.identities and not self.test_identities:
             raise ValueError("identities and test_identities must not both be 0")
+        if parts == ["bins"] and not self.test_identities:
+            raise ValueError("write bins alone needs test_identities >= 1, which they are of, got 0")
         if self.test_identities:
             self._check_pairs()
 

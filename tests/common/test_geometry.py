@@ -213,3 +213,10 @@ def test_numpy_in_numpy_out(fit, rng):
 def test_errors_name_what_they_got(fit, source, target, weights, message):
     with pytest.raises(ValueError, match=message):
         fit(source, target, weights)
+
+
+def test_reversed_arrays():
+    points = np.random.default_rng(0).random((4, 2))
+    np.testing.assert_allclose(
+        fit_similarity(points[::-1], points[::-1] * 2).matrix, fit_similarity(points, points * 2).matrix, atol=1e-12
+    )

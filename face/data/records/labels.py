@@ -109,7 +109,10 @@ def load_labels(file: RecordFile, index_file: Path, keys: np.ndarray, offsets: n
     try:
         with kept.open("rb") as opened, np.load(opened) as arrays:
             if np.array_equal(arrays["made_from"], made_from) and arrays["labels"].shape == keys.shape:
-                return arrays["labels"]
+                known = arrays["labels"]
+                if known.dtype != np.int32 or (known < 0).any() or (known >= LABEL_LIMIT).any():
+                    raise ValueError("labels out of range")
+                return known
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile) as error:

@@ -154,6 +154,9 @@ def _image_positions(index: Index, header: tuple[float, ...] | None, path: Path)
     """Where in the index the images stand."""
     if header is None:
         return np.arange(len(index.keys))
+    count = int(header[0]) - 1
+    if count > 4 * len(index.keys) + 1000:  # no set that has lost some lines, but a number out of nowhere
+        raise RecordError(f"{path}: names {len(index.keys)} records, the header record counts {count} images")
     keys = np.arange(1, int(header[0]))
     positions = index.positions_of(keys)
     if (positions < 0).any():

@@ -42,8 +42,9 @@ class RecordWriter:
 
     def __init__(self, folder: str | Path, image_hw: tuple[int, int] = (112, 112), header: bool = True) -> None:
         self.folder = Path(folder)
-        if (self.folder / RECORD_FILE).exists():
-            raise FileExistsError(f"{self.folder / RECORD_FILE}: exists already; remove it or write to another folder")
+        for name in (RECORD_FILE, INDEX_FILE, PROPERTY_FILE, NAMES_FILE):
+            if (self.folder / name).exists():
+                raise FileExistsError(f"{self.folder / name}: exists already; remove it or write to another folder")
         self.image_hw = image_hw
         self.header = header
         self._offsets, self._labels = array("q"), array("q")

@@ -172,3 +172,46 @@ def test_unpacking_leaves_other_files_alone(cvlface_set, tmp_path):
         unpack(RecordSource(cvlface_set), tmp_path / "out")
     (tmp_path / "out" / "mine.txt").unlink()
     assert unpack(RecordSource(cvlface_set), tmp_path / "out") == 7
+
+
+@pytest.mark.parametrize("left", ["train.idx", "train.tsv", "property", "ldmk_5points.csv", "skipped.txt"])
+def test_what_is_left_of_another_set_is_not_mixed_with_this_one(left, faces, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / left).touch()
+    with pytest.raises(FileExistsError, match=f"{left}: exists already"):
+        pack(faces, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [left]
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ("0\ta/1.png\t0\n1\tb/2.png\t0\n", "record 1 has label 1, the table '0'"),
+        ("0\ta/1.png\t0\n1\ta/2.png\t1\n", "folder a has labels 0, 1"),
+    ],
+)
+def test_names_that_contradict_the_labels(rows, problem, encode, tmp_path):
+    with RecordWriter(tmp_path / "set", header=False) as writer:
+        for label in (0, 1):
+            writer.write(encode(label), label)
+    (tmp_path / "set" / "train.tsv").write_text(rows)
+    with pytest.raises(ValueError, match=problem):
+        unpack(RecordSource(tmp_path / "set"), tmp_path / "out")
+
+
+def test_broken_images_with_names_that_are_no_text(tmp_path, encode):
+    folder = tmp_path / "faces" / "a"
+    folder.mkdir(parents=True)
+    (folder / "1.png").write_bytes(encode(1))
+    with open(bytes(folder) + b"/\xff.png", "wb") as file:
+        file.write(b"broken")
+    report = pack(FolderSource(tmp_path / "faces"), tmp_path / "out", PackSettings(skip_broken=True))
+    assert (report.images, len(report.skipped)) == (1, 1)
+    assert b"\xff.png" in (tmp_path / "out" / "skipped.txt").read_bytes()
+
+
+def test_images_that_a_format_cannot_hold(tmp_path):
+    (tmp_path / "faces" / "a").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "faces" / "a" / "1.png"), np.zeros((1, 70_000, 3), np.uint8))
+    with pytest.raises(ImageError, match=r"1.png: 70000 x 1 pixels cannot be written as jpg"):
+        pack(FolderSource(tmp_path / "faces"), tmp_path / "out", PackSettings(reencode="jpg"))

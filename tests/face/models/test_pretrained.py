@@ -302,3 +302,64 @@ def test_models_that_cannot_be_saved(rng, tmp_path):
     with pytest.raises(ValueError, match="expected a model of create_model, got a FaceViT without a config"):
         save_pretrained(model, tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize("bias", ["none", "table", "irpe_bias", "irpe", "kprpe"])
+@pytest.mark.parametrize("name", ["vit_tiny", "swin_small"])
+def test_every_encoding_there_and_back(name, bias, rng, tmp_path, monkeypatch):
+    """Tables that are in no file must be made, whatever the memory held before."""
+    real = torch.nn.Module.to_empty
+
+    def filled(self, **options):
+        module = real(self, **options)
+        for buffer in module.buffers():
+            buffer.fill_(10**6)
+        return module
+
+    model = trained(rng, name, position_bias=bias)
+    save_pretrained(model, tmp_path)
+    monkeypatch.setattr(torch.nn.Module, "to_empty", filled)
+    loaded = load_pretrained(tmp_path)
+    torch.testing.assert_close(outputs(loaded, rng), outputs(model, rng), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "problem"),
+    [
+        (lambda value: value.to(torch.complex64), "expected numbers, found torch.complex64"),
+        (lambda value: value.to(torch.int32), "expected numbers, found torch.int32"),
+        (lambda value: value * float("nan"), "holds NaN or infinity"),
+        (lambda value: value[:0], r"expected numbers, found torch.float32 \[0"),
+    ],
+)
+def test_weights_that_are_no_weights(changed, problem, rng, tmp_path):
+    state = trained(rng, "vit_tiny").state_dict()
+    state["patch_embed.proj.weight"] = changed(state["patch_embed.proj.weight"])
+    save_file(state, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError, match=rf"model.safetensors: .?patch_embed.proj.weight.?: {problem}"):
+        load_pretrained(tmp_path / "model.safetensors")
+
+
+def test_weights_are_readable_for_others(rng, tmp_path):
+    save_pretrained(trained(rng, "vit_tiny"), tmp_path)
+    modes = {(tmp_path / name).stat().st_mode for name in ("model.safetensors", "config.json")}
+    assert len(modes) == 1
+
+
+def test_a_full_disk_is_said_with_the_file(rng, tmp_path, monkeypatch):
+    import safetensors.torch
+
+    def fail(*arguments, **options):
+        raise safetensors.SafetensorError("I/O error: No space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    with pytest.raises(OSError, match=r"model.safetensors: cannot be written .*No space left"):
+        save_pretrained(trained(rng, "vit_tiny"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_mistyped_path_is_not_looked_for_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "output").mkdir()
+    with pytest.raises(FileNotFoundError, match="output/nope: no such file or folder"):
+        load_pretrained("output/nope")
