@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from common.rpe import AttentionBias, PositionBias, PositionBiasSettings, attention
 from common.rpe.attention import AttentionImplementation
 
-__all__ = ["VisionTransformer"]
+__all__ = ["VisionTransformer", "under_autocast"]
 
 
 class Attention(nn.Module):
@@ -169,7 +169,7 @@ class VisionTransformer(nn.Module):
             raise ValueError(f"the absolute encoding was built for images of {self.image_hw}, got {image_hw}")
         biases = self.position_bias(self._grid(image_hw), keypoints, visibility)
         x = self.patch_embed(images)
-        if torch.is_autocast_enabled(x.device.type):
+        if under_autocast(x):
             # With the absolute encoding the residual stream is float32 anyway; so are models compared that have none.
             x = x.float()
         if self.cls_token is not None:
@@ -183,6 +183,12 @@ class VisionTransformer(nn.Module):
                 x = block(x, bias)
         # Half-precision sums over the residual stream are what breaks first in deep transformers.
         return self.norm(x.to(torch.promote_types(x.dtype, torch.float32)))
+
+
+def under_autocast(x: Tensor) -> bool:
+    """Whether autocast is on where a tensor is; the meta device, on which operations are only counted, has none."""
+    kind = x.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from common.rpe import PositionBiasSettings
+from common.vit import under_autocast
 
 __all__ = [
     "FaceModel",
@@ -95,7 +96,7 @@ def check_images(images: Tensor, image_hw: tuple[int, int]) -> None:
 
 def in_float32(head: nn.Module, x: Tensor) -> Tensor:
     """The last layers of a model, in float32 under autocast too: what they give is what cosines are made of."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if not under_autocast(x):
         return head(x)
     with torch.autocast(x.device.type, enabled=False):
         return head(x.float())
