@@ -12,9 +12,10 @@ import numpy as np
 
 from common.keypoints import FIVE_POINT_FACE, check_fractions
 from face.augment.degrade import cutout, random_blur
-from face.augment.geometry import draw_placement, move_image, move_keypoints, resize_image
+from face.augment.geometry import draw_placement, move_image, move_keypoints
 from face.augment.photometric import colour_jitter, rand_augment
 from face.augment.settings import AugmentationSettings
+from face.data.images import resize_image
 
 __all__ = ["FaceAugmentation"]
 

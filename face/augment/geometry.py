@@ -30,8 +30,9 @@ import numpy as np
 
 from common.keypoints import FIVE_POINT_FACE, flip_keypoints, transform_keypoints
 from face.augment.settings import AugmentationSettings
+from face.data.images import resize_image
 
-__all__ = ["Placement", "draw_placement", "move_image", "move_keypoints", "placement_matrix", "resize_image"]
+__all__ = ["Placement", "draw_placement", "move_image", "move_keypoints", "placement_matrix"]
 
 
 class Placement(NamedTuple):
@@ -111,17 +112,6 @@ def move_keypoints(
     to_fractions = np.array([[1 / out_width, 0, 0.5 / out_width], [0, 1 / out_height, 0.5 / out_height], [0, 0, 1]])
     moved = transform_keypoints(keypoints, to_fractions @ placement_matrix(placement, in_hw, out_hw) @ to_pixels)
     return moved[..., FIVE_POINT_FACE.flip_order, :] if placement.mirrored else moved
-
-
-def resize_image(image: np.ndarray, out_hw: tuple[int, int]) -> np.ndarray:
-    """[h, w, 3] to [*out_hw, 3]: the image itself if it has that size, averaged areas where it is larger both ways,
-    else bilinear interpolation."""
-    height, width = image.shape[:2]
-    if (height, width) == tuple(out_hw):
-        return image
-    shrinks = height >= out_hw[0] and width >= out_hw[1]
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(image, (out_hw[1], out_hw[0]), interpolation=how)
 
 
 def _in_place(placement: Placement) -> bool:

@@ -1,4 +1,4 @@
-"""Encoded images (JPEG, PNG, BMP, WebP) to RGB arrays.
+"""Encoded images (JPEG, PNG, BMP, WebP) to RGB arrays, and those to another size.
 
 OpenCV returns what it could make of a JPEG that ends too early, grey below, without an error; here that is one.
 """
@@ -6,7 +6,7 @@ OpenCV returns what it could make of a JPEG that ends too early, grey below, wit
 import cv2
 import numpy as np
 
-__all__ = ["ImageError", "decode_image"]
+__all__ = ["ImageError", "decode_image", "resize_image"]
 
 _JPEG, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG, _PNG_END = b"\x89PNG", b"IEND"
@@ -41,3 +41,15 @@ def decode_image(encoded: bytes, name: str) -> np.ndarray:
     if image is None:
         raise ImageError(f"{name}: {len(encoded)} bytes, beginning with {encoded[:8]!r}, do not decode as an image")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def resize_image(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w, 3] to another size: by the mean over areas where both sides shrink, else bilinear.
+
+    Height and width are scaled each on their own. An image of the size already is returned as it is.
+    """
+    if image.shape[:2] == tuple(size_hw):
+        return image
+    height, width = size_hw
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

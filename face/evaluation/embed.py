@@ -21,10 +21,11 @@ from common.keypoints import FIVE_POINT_FACE, flip_keypoints
 from common.runtime.distribution import Precision, gather_lists, world_size
 from common.runtime.progress import progress_bar
 from common.runtime.workers import loader_processes
+from face.data.images import resize_image
 from face.data.landmarks import Landmarks
 from face.evaluation.images import ImageList
-from face.evaluation.inputs import KeypointInputs, MissingLandmarks, choose_keypoints, resize_image
-from face.models.base import FaceModel
+from face.evaluation.inputs import KeypointInputs, MissingLandmarks, choose_keypoints
+from face.models.base import FaceModel, pixels_to_input
 
 __all__ = ["ImageEmbeddings", "embed_images"]
 
@@ -127,7 +128,7 @@ def _embed_batch(
     precision: Precision,
 ) -> np.ndarray:
     """[B, 3, h, w] uint8 to [B, E] float32; `places` are the numbers of the images, for their keypoints."""
-    x = pixels.to(device, non_blocking=True).float() / 127.5 - 1
+    x = pixels_to_input(pixels, device)
     points, visibility = None, None
     if keypoints is not None:
         points = torch.from_numpy(keypoints.points[places]).to(device)

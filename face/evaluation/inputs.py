@@ -1,4 +1,4 @@
-"""What a network is given for images of an evaluation set: pixels of its size, and keypoints.
+"""What a network is given beside the images of an evaluation set: keypoints.
 
 Coordinates: keypoints are (x, y) as fractions of the image, so they stay what they are when an image is resized.
 Shape letters: n images, 5 keypoints.
@@ -6,7 +6,6 @@ Shape letters: n images, 5 keypoints.
 
 from typing import Literal, NamedTuple
 
-import cv2
 import numpy as np
 
 from common.keypoints import FIVE_POINT_FACE
@@ -14,7 +13,7 @@ from face.data.landmarks import Landmarks
 from face.evaluation.images import ImageList
 from face.reference import reference_landmarks
 
-__all__ = ["KeypointInputs", "MissingLandmarks", "choose_keypoints", "resize_image"]
+__all__ = ["KeypointInputs", "MissingLandmarks", "choose_keypoints"]
 
 MissingLandmarks = Literal["error", "reference", "hide"]
 """What becomes of images without landmarks, in a network that needs keypoints: an error; the places of the alignment
@@ -70,15 +69,3 @@ def choose_keypoints(
     if len(lacking) and missing == "hide":
         visibility = np.repeat(found[:, None], len(FIVE_POINT_FACE), axis=1).astype(np.float32)
     return KeypointInputs(points, visibility, len(lacking))
-
-
-def resize_image(image: np.ndarray, size_hw: tuple[int, int]) -> np.ndarray:
-    """uint8 [h, w, 3] to another size: by the mean over areas where both sides shrink, else bilinear.
-
-    Height and width are scaled each on their own. An image of the size already is returned as it is.
-    """
-    if image.shape[:2] == tuple(size_hw):
-        return image
-    height, width = size_hw
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)

@@ -94,6 +94,11 @@ def check_images(images: Tensor, image_hw: tuple[int, int]) -> None:
         raise ValueError(f"images must have shape [B, 3, {image_hw[0]}, {image_hw[1]}], got {list(images.shape)}")
 
 
+def pixels_to_input(images: Tensor, device: torch.device | str) -> Tensor:
+    """[..., 3, h, w] uint8 to what every model takes: float32 in [-1, 1], on a device."""
+    return images.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)
+
+
 def in_float32(head: nn.Module, x: Tensor) -> Tensor:
     """The last layers of a model, in float32 under autocast too: what they give is what cosines are made of."""
     if not under_autocast(x):

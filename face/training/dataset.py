@@ -19,7 +19,7 @@ from face.data import ImageError, ImageSource, Landmarks
 from face.reference import reference_landmarks
 from face.training.sampler import EpochBatches, SampleKey
 
-__all__ = ["FaceBatch", "FaceSample", "TrainingSet", "make_loader", "pixels_to_input"]
+__all__ = ["FaceBatch", "FaceSample", "TrainingSet", "make_loader"]
 
 # An image that does not decode is replaced by the next one that does; a set where so many in a row do not is broken.
 _MOST_BROKEN = 100
@@ -71,11 +71,6 @@ class FaceBatch:
         """Called by a DataLoader that pins memory."""
         tensors = {name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)}
         return FaceBatch(**tensors, broken=self.broken)
-
-
-def pixels_to_input(images: Tensor, device: torch.device | str) -> Tensor:
-    """[..., 3, h, w] uint8 to what every model takes: float32 in [-1, 1], on a device."""
-    return images.to(device, non_blocking=True).float().div_(127.5).sub_(1.0)
 
 
 class TrainingSet(Dataset[FaceSample]):

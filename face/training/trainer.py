@@ -46,10 +46,11 @@ from common.runtime.training_state import refuse_broken_weights
 from face.evaluation.sets import measure, open_set
 from face.losses import PartialFC, make_margin
 from face.models import create_model, load_pretrained, save_pretrained
+from face.models.base import pixels_to_input
 from face.pictures import face_grid, write_sheet
 from face.training.checkpoints import RunIdentity, RunParts, files_of, prune_checkpoints, restore_run, save_run
 from face.training.data import open_training_set
-from face.training.dataset import FaceBatch, make_loader, pixels_to_input
+from face.training.dataset import FaceBatch, make_loader
 from face.training.optimisation import learning_rate_factor, make_optimizer, set_learning_rate
 from face.training.sampler import EpochBatches
 from face.training.settings import TrainSettings

@@ -18,7 +18,6 @@ from face.augment.geometry import (
     move_image,
     move_keypoints,
     placement_matrix,
-    resize_image,
 )
 
 TINY = 1e-9  # degrees: too little for a pixel to notice, enough to be interpolated
@@ -91,18 +90,6 @@ def test_resizing_keeps_the_corners_in_the_corners():
     matrix = placement_matrix(Placement(), (160, 100), (112, 90))
     corners = np.array([[-0.5, -0.5, 1], [99.5, 159.5, 1]]).T
     np.testing.assert_allclose((matrix @ corners)[:2].T, [[-0.5, -0.5], [89.5, 111.5]], atol=1e-12)
-
-
-def test_resize_image():
-    image = noise(40, 60)
-    assert resize_image(image, (40, 60)) is image
-    halves = image.reshape(20, 2, 30, 2, 3).mean((1, 3))
-    np.testing.assert_allclose(resize_image(image, (20, 30)), halves, atol=0.51)
-    even = np.full((9, 7, 3), 93, np.uint8)
-    for size_hw in ((18, 14), (5, 20), (3, 3)):
-        resized = resize_image(even, size_hw)
-        assert resized.shape == (*size_hw, 3)
-        assert (resized == 93).all()
 
 
 # One interpolation

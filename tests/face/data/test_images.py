@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from face.data.images import ImageError, decode_image
+from face.data.images import ImageError, decode_image, resize_image
 
 
 def test_rgb_in_this_order():
@@ -45,3 +45,39 @@ def test_no_image_at_all():
         decode_image(b"", "id3/1")
     with pytest.raises(ImageError, match=r"id3/1: 5 bytes, beginning with b'hello', do not decode"):
         decode_image(b"hello", "id3/1")
+
+
+def test_shrinking_is_the_mean_over_areas():
+    image = np.random.default_rng(0).integers(0, 256, (12, 8, 3)).astype(np.uint8)
+    expected = image.reshape(6, 2, 2, 4, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(resize_image(image, (6, 2)), expected, atol=0.5)
+
+
+@pytest.mark.parametrize("size_hw", [(24, 10), (20, 5)])
+def test_growing_keeps_fractions(size_hw):
+    """A ramp over the image stays the same ramp over it, up to its edge."""
+    ramp = (np.arange(10) + 0.5) / 10
+    image = np.repeat(np.broadcast_to(np.rint(250 * ramp)[:, None], (10, 8))[..., None], 3, axis=2).astype(np.uint8)
+    grown = resize_image(image, size_hw)
+    assert grown.shape == (*size_hw, 3)
+    centres = (np.arange(size_hw[0]) + 0.5) / size_hw[0]
+    inside = (centres > 0.05) & (centres < 0.95)
+    np.testing.assert_allclose(grown[inside, 2, 0], 250 * centres[inside], atol=1.5)
+
+
+def test_the_right_size_is_left_alone():
+    image = np.zeros((4, 3, 3), np.uint8)
+    assert resize_image(image, (4, 3)) is image
+    assert resize_image(image, (3, 4)).shape == (3, 4, 3)
+
+
+def test_resize_image():
+    image = np.random.default_rng(1).integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    assert resize_image(image, (40, 60)) is image
+    halves = image.reshape(20, 2, 30, 2, 3).mean((1, 3))
+    np.testing.assert_allclose(resize_image(image, (20, 30)), halves, atol=0.51)
+    even = np.full((9, 7, 3), 93, np.uint8)
+    for size_hw in ((18, 14), (5, 20), (3, 3)):
+        resized = resize_image(even, size_hw)
+        assert resized.shape == (*size_hw, 3)
+        assert (resized == 93).all()

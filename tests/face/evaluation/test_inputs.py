@@ -1,11 +1,11 @@
-"""What a network is given: the policies for missing landmarks, and images of its size."""
+"""What a network is given: the policies for missing landmarks."""
 
 import numpy as np
 import pytest
 
 from face.data import Landmarks
 from face.evaluation.images import EncodedImages
-from face.evaluation.inputs import choose_keypoints, resize_image
+from face.evaluation.inputs import choose_keypoints
 from face.reference import reference_landmarks
 
 
@@ -59,27 +59,3 @@ def test_refuses(images, landmarks):
         choose_keypoints(images, landmarks, "skip", (112, 112))
     with pytest.raises(ValueError, match="expected landmarks of 7 images, got those of 2"):
         choose_keypoints(images, landmarks.take(np.arange(2)), "hide", (112, 112))
-
-
-def test_shrinking_is_the_mean_over_areas():
-    image = np.random.default_rng(0).integers(0, 256, (12, 8, 3)).astype(np.uint8)
-    expected = image.reshape(6, 2, 2, 4, 3).mean(axis=(1, 3))
-    np.testing.assert_allclose(resize_image(image, (6, 2)), expected, atol=0.5)
-
-
-@pytest.mark.parametrize("size_hw", [(24, 10), (20, 5)])
-def test_growing_keeps_fractions(size_hw):
-    """A ramp over the image stays the same ramp over it, up to its edge."""
-    ramp = (np.arange(10) + 0.5) / 10
-    image = np.repeat(np.broadcast_to(np.rint(250 * ramp)[:, None], (10, 8))[..., None], 3, axis=2).astype(np.uint8)
-    grown = resize_image(image, size_hw)
-    assert grown.shape == (*size_hw, 3)
-    centres = (np.arange(size_hw[0]) + 0.5) / size_hw[0]
-    inside = (centres > 0.05) & (centres < 0.95)
-    np.testing.assert_allclose(grown[inside, 2, 0], 250 * centres[inside], atol=1.5)
-
-
-def test_the_right_size_is_left_alone():
-    image = np.zeros((4, 3, 3), np.uint8)
-    assert resize_image(image, (4, 3)) is image
-    assert resize_image(image, (3, 4)).shape == (3, 4, 3)

@@ -9,9 +9,10 @@ import torch
 
 from face.augment import AugmentationSettings
 from face.data import ImageError, RecordWriter
+from face.models.base import pixels_to_input
 from face.reference import reference_landmarks
 from face.training.data import open_training_set
-from face.training.dataset import collate, make_loader, pixels_to_input
+from face.training.dataset import collate, make_loader
 from face.training.sampler import EpochBatches, SampleKey
 from face.training.settings import DataSettings
 
