@@ -488,7 +488,9 @@ def test_kills_leave_loadable_checkpoints(config):
     """SIGKILL at random moments of a run that saves at every iteration."""
     settings = config.settings(until(100_000, save_iter=1))
     moments = random.Random(0)
-    context = multiprocessing.get_context("fork")
+    # forked from a process that has begun no threads: a fork of this one would copy locks that its threads hold
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([runner.__name__])
     reached = 0
     for _ in range(4):
         process = context.Process(target=train, args=(settings, options(config, resume=True)))
