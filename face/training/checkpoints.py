@@ -6,7 +6,7 @@ Shares are cut anew where a run goes on with another number of processes (face/l
 
 import glob
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +24,7 @@ from common.runtime.checkpoint import (
 from common.runtime.training_state import check_optimizer_state
 from face.losses import PartialFC, load_class_shards, save_class_shards
 
-__all__ = ["RunIdentity", "RunParts", "files_of", "prune_checkpoints", "restore_run", "save_run"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunIdentity:
-    """What the order of the data follows from: a run can only go on where it is the same."""
-
-    images: int
-    classes: int
-    labels: int
-    """Checksum of the labels."""
-
-    batch_size: int
-    seed: int
-    repeat_probability: float
-    repeat_same_image: bool
+__all__ = ["RunParts", "files_of", "prune_checkpoints", "restore_run", "save_run"]
 
 
 @dataclass(kw_only=True)
@@ -48,16 +33,29 @@ class RunParts:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    classifier: PartialFC
-    class_optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    identity: RunIdentity
+
+    identity: Mapping[str, float]
+    """What the order of the data follows from, by name: a run can only go on where it is the same."""
+
+    classifier: PartialFC | None = None
+    """Of recognition training; this process's share of the classes."""
+
+    class_optimizer: torch.optim.Optimizer | None = None
 
     iteration: int = 0
     """Batches that were drawn: steps, skipped ones too."""
 
     best: float = float("-inf")
-    """Best score of an evaluation so far, in percent."""
+    """Best score of a test so far."""
+
+    def modules(self) -> list[nn.Module]:
+        """What is trained."""
+        return [self.model] if self.classifier is None else [self.model, self.classifier]
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Of the modules."""
+        return [self.optimizer] if self.class_optimizer is None else [self.optimizer, self.class_optimizer]
 
 
 def save_run(folder: Path, name: str, parts: RunParts, main_process: bool, wait: Any) -> Path:
@@ -71,7 +69,9 @@ def save_run(folder: Path, name: str, parts: RunParts, main_process: bool, wait:
         wait: called with nothing; returns when all processes have called it.
     """
     path = checkpoint_path(folder, name, parts.iteration)
-    shares = save_class_shards(folder, path.stem, parts.classifier, parts.class_optimizer)
+    shares: list[str] = []
+    if parts.classifier is not None and parts.class_optimizer is not None:
+        shares = save_class_shards(folder, path.stem, parts.classifier, parts.class_optimizer)
     wait()
     if main_process:
         contents = {
@@ -81,7 +81,7 @@ def save_run(folder: Path, name: str, parts: RunParts, main_process: bool, wait:
             "iteration": parts.iteration,
             "best": parts.best,
             "class_shares": shares,
-            "identity": asdict(parts.identity),
+            "identity": dict(parts.identity),
         }
         save_checkpoint(path, contents)
     wait()
@@ -97,7 +97,7 @@ def restore_run(path: Path, parts: RunParts) -> None:
     """
     checkpoint = load_checkpoint(path)
     _check_kind(path, checkpoint)
-    found, wanted = checkpoint["identity"], asdict(parts.identity)
+    found, wanted = checkpoint["identity"], parts.identity
     differences = [
         f"{name}: {found.get(name)} there, {value} now" for name, value in wanted.items() if found.get(name) != value
     ]
@@ -120,9 +120,10 @@ def restore_run(path: Path, parts: RunParts) -> None:
         raise CheckpointError(f"{path}: its optimizer does not fit: {error}") from error
     if checkpoint["scaler"] and parts.scaler.is_enabled():
         parts.scaler.load_state_dict(checkpoint["scaler"])
-    load_class_shards(
-        [path.parent / name for name in checkpoint["class_shares"]], parts.classifier, parts.class_optimizer
-    )
+    if parts.classifier is not None and parts.class_optimizer is not None:
+        load_class_shards(
+            [path.parent / name for name in checkpoint["class_shares"]], parts.classifier, parts.class_optimizer
+        )
     parts.iteration, parts.best = checkpoint["iteration"], checkpoint["best"]
 
 
