@@ -5,11 +5,8 @@ records there are `property` and CVLface's `train.tsv`, which keeps the names; l
 `ldmk_5points.csv`. What is written takes its name when all of it is there.
 """
 
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -18,8 +15,9 @@ import cv2
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from common.runtime.files import whole_file, write_text
+from common.runtime.files import whole_file, whole_folder, write_text
 from common.runtime.progress import progress_bar
+from common.runtime.workers import loader_processes
 from face.data.folders import FolderSource
 from face.data.images import ImageError, decode_image
 from face.data.landmarks import Landmarks, write_cvlface_landmarks, write_landmarks
@@ -192,20 +190,14 @@ def _as_list(items: list[_Item]) -> list[_Item]:
     return items
 
 
-def _one_thread(worker: int) -> None:
-    cv2.setNumThreads(1)  # the processes share the cores already
-
-
 def _encoded(source: ImageSource, settings: PackSettings) -> Iterator[_Item]:
     """All images in their order; a data loader keeps it, and runs ahead of the writing by a few batches only."""
     processes = settings.workers if settings.workers > 1 else 0
     batches = DataLoader(
         _Encoder(source, settings),
         batch_size=64,
-        num_workers=processes,
         collate_fn=_as_list,
-        worker_init_fn=_one_thread,
-        multiprocessing_context="spawn" if processes else None,
+        **loader_processes(processes),
     )
     with progress_bar(total=len(source), desc="Packing", unit="image") as bar:
         for batch in batches:
@@ -235,7 +227,7 @@ def unpack(source: RecordSource, out: str | Path, landmarks: Landmarks | None = 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out}: exists and is not an empty folder")
     names = _read_names(source)
-    with _whole_folder(out) as partial:
+    with whole_folder(out) as partial:
         written: list[str] = []
         for index in progress_bar(range(len(source)), desc="Unpacking", unit="image"):
             encoded = source.read_bytes(index)
@@ -250,19 +242,6 @@ def unpack(source: RecordSource, out: str | Path, landmarks: Landmarks | None = 
             chosen = landmarks.take(found)
             write_landmarks(partial / "landmarks.csv", [written[i] for i in found], chosen.points, chosen.scores)
     return len(source)
-
-
-@contextmanager
-def _whole_folder(path: Path) -> Iterator[Path]:
-    """A hidden folder that takes the name `path` when the block ends without an error, and is removed otherwise."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _suffix(encoded: bytes) -> str:
