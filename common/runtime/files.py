@@ -1,12 +1,13 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all."""
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["whole_file", "write_bytes", "write_text"]
+__all__ = ["whole_file", "whole_folder", "write_bytes", "write_text"]
 
 
 @contextmanager
@@ -25,6 +26,27 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A hidden folder beside `path`, which takes that name when the block ends without an error.
+
+    `path` must not exist then, or be an empty folder; missing folders above it are made. After an error there is
+    nothing.
+
+    Raises:
+        OSError: it cannot be made, or does not get its name.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    partial.mkdir()
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

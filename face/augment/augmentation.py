@@ -60,14 +60,18 @@ class FaceAugmentation:
         points = _checked_keypoints(keypoints)
         settings = self.settings
         placement = draw_placement(settings, rng)
-        out = move_image(image, placement, self.out_hw, settings.border)
-        out = cutout(out, settings, rng)
-        out = random_blur(out, settings, rng)
-        out = rand_augment(out, settings, rng)
-        out = colour_jitter(out, settings, rng)
+        out = self.change_pixels(move_image(image, placement, self.out_hw, settings.border), rng)
         if points is not None:
             points = move_keypoints(points, placement, (image.shape[0], image.shape[1]), self.out_hw)
         return _own(out, image), points
+
+    def change_pixels(self, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """All steps but the first, which moves the image: landmarks stay where they are. For those who move it
+        themselves. Where no step changes anything, the result is `image` itself, which is left as it is."""
+        out = cutout(image, self.settings, rng)
+        out = random_blur(out, self.settings, rng)
+        out = rand_augment(out, self.settings, rng)
+        return colour_jitter(out, self.settings, rng)
 
     def plain(self, image: np.ndarray, keypoints: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """The same without any change but of the size: what evaluation sees. Arguments, returns and errors as above."""

@@ -17,7 +17,7 @@ def _parser() -> argparse.ArgumentParser:
         description=f"Write a data set of faces: training images, test sets, landmarks. {NOTE}",
     )
     add_setting_options(parser, SynthesisSettings)
-    text = "also draw a sheet of the first training identities with their landmarks"
+    text = "also draw a sheet of the first training identities (of --write wider: photographs) with their landmarks"
     parser.add_argument("--preview", type=Path, metavar="PICTURE", help=text)
     return parser
 
@@ -54,6 +54,7 @@ def _check_picture(path: Path) -> None:
 
 
 def _write_picture(settings: SynthesisSettings, path: Path) -> None:
-    from face.synthesize.pictures import write_faces
+    from face.synthesize.pictures import write_faces, write_photographs
 
-    write_faces(settings, path)
+    write = write_faces if settings.writes_identities else write_photographs
+    write(settings, path)

@@ -4,6 +4,7 @@
     out/records/train.rec, train.idx, property, train.tsv, ldmk_5points.csv     the same images
     out/test/{aligned,unaligned}/<identity>/<image>.png, landmarks.csv, pairs.csv, gallery.csv, probe.csv
     out/test/{aligned,unaligned}.bin, .bin.csv                                  the same pairs; landmarks by position
+    out/wider/                                                                  see wider.py
     out/settings.json                                                           how the set was made
 
 Tables: `pairs.csv` has image1,image2,same (1 or 0), ten folds in order; `gallery.csv` and `probe.csv` have
@@ -32,6 +33,7 @@ from face.data.records import RecordWriter
 from face.synthesize.images import Purpose, Split, crop_scene, face_of, generator, render_scene
 from face.synthesize.protocols import Pair, draw_gallery, draw_pairs
 from face.synthesize.settings import SynthesisSettings
+from face.synthesize.wider import write_wider
 
 __all__ = ["NOTE", "is_unfinished", "synthesize"]
 
@@ -152,7 +154,10 @@ def is_unfinished(out: Path) -> bool:
 
 
 def _write_record(settings: SynthesisSettings, out: Path, complete: bool) -> None:
-    record = {"made_by": MADE_BY, "note": NOTE, "complete": complete, "settings": asdict(settings)}
+    fields = asdict(settings)
+    if "wider" not in settings.parts:
+        fields = {name: value for name, value in fields.items() if "photograph" not in name}
+    record = {"made_by": MADE_BY, "note": NOTE, "complete": complete, "settings": fields}
     write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")
 
 
@@ -184,6 +189,15 @@ def synthesize(
     check_new_folder(out, is_unfinished(out), UNFINISHED)
     out.mkdir(parents=True, exist_ok=True)
     _write_record(settings, out, complete=False)
+    if "wider" in settings.parts:
+        write_wider(settings, out, workers=workers, progress=progress)
+    if settings.writes_identities:
+        _write_identities(settings, out, workers, progress)
+    _write_record(settings, out, complete=True)
+    return out
+
+
+def _write_identities(settings: SynthesisSettings, out: Path, workers: int, progress: bool) -> None:
     tasks = [_Identity(Split.TRAIN, number) for number in range(settings.identities)]
     tasks += [_Identity(Split.TEST, number) for number in range(settings.test_identities)]
     landmarks = {}
@@ -204,5 +218,3 @@ def synthesize(
                 shutil.rmtree(folder)
         if settings.test_identities and "bins" not in settings.parts:
             (out / "test").rmdir()
-    _write_record(settings, out, complete=True)
-    return out

@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     CROP = 6
     PAIRS = 7
     GALLERY = 8
+    PHOTOGRAPH = 9
 
 
 class Split(IntEnum):

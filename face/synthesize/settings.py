@@ -10,7 +10,7 @@ from common.runtime.synthesis import check_settings, setting
 
 __all__ = ["IMAGE_FORMATS", "PARTS", "TRAIN_CROPS", "SynthesisSettings"]
 
-PARTS = ("folders", "records", "bins")
+PARTS = ("folders", "records", "bins", "wider")
 TRAIN_CROPS = ("aligned", "unaligned", "both")
 IMAGE_FORMATS = ("jpg", "png")
 FOLDS = 10
@@ -31,8 +31,11 @@ class SynthesisSettings:
     test_images_per_identity: int = setting(10, "images of each of those", 1, 9_999)
     pairs: int = setting(600, "pairs for verification, in ten folds; a multiple of 20", 20)
     write: str = field(
-        default=",".join(PARTS),
-        metadata={"text": f"what to write, any of {','.join(PARTS)} (image folders, RecordIO, insightface's .bin)"},
+        default="folders,records,bins",
+        metadata={
+            "text": f"what to write, any of {','.join(PARTS)} (image folders, RecordIO, insightface's .bin; "
+            "photographs of several faces as WIDER FACE and WFLW have them)"
+        },
     )
     train_crops: str = field(
         default="aligned", metadata={"text": "which crops of the training images", "choices": TRAIN_CROPS}
@@ -48,6 +51,9 @@ class SynthesisSettings:
     poor_camera: float = setting(0.3, "probability of strong blur, noise and low resolution", 0, 1)
     crop_shift: float = setting(0.12, "largest shift of an unaligned crop, as a share of its side", 0, 0.5)
     crop_scale: float = setting(0.3, "largest change of an unaligned crop's size, as a share of it", 0, 0.5)
+    photographs: int = setting(200, "photographs for training, of --write wider", 1, 99_999)
+    val_photographs: int = setting(50, "photographs for validation, of --write wider", 1, 99_999)
+    photograph_size: int = setting(768, "longer side of a photograph in pixels", 128, 4096)
     seed: int = setting(0, "same seed and settings, same bytes", 0)
 
     def __post_init__(self) -> None:
@@ -55,9 +61,11 @@ class SynthesisSettings:
         parts = self.write.split(",") if isinstance(self.write, str) else []
         if not parts or any(part not in PARTS for part in parts) or len(set(parts)) < len(parts):
             raise ValueError(f"write must be some of {','.join(PARTS)}, joined by commas, got {self.write!r}")
+        if parts == ["wider"]:
+            return  # there are no identities
         if not self.identities and not self.test_identities:
             raise ValueError("identities and test_identities must not both be 0")
-        if parts == ["bins"] and not self.test_identities:
+        if set(parts) <= {"bins", "wider"} and not self.test_identities:
             raise ValueError("write bins alone needs test_identities >= 1, which they are of, got 0")
         if self.test_identities:
             self._check_pairs()
@@ -77,6 +85,11 @@ class SynthesisSettings:
     def parts(self) -> tuple[str, ...]:
         """What is written, of `PARTS`."""
         return tuple(self.write.split(","))
+
+    @property
+    def writes_identities(self) -> bool:
+        """Whether there is anything but photographs."""
+        return self.parts != ("wider",)
 
     @property
     def scene_size(self) -> int:

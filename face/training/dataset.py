@@ -4,9 +4,9 @@ What is drawn for an image follows from (seed, epoch, place) alone: see sampler.
 Shape letters: B images of a batch, h x w pixels, L = 5 landmarks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from common.runtime.workers import loader_processes
 from face.augment import FaceAugmentation
 from face.data import ImageError, ImageSource, Landmarks
 from face.reference import reference_landmarks
-from face.training.sampler import EpochBatches, SampleKey
+from face.training.sampler import SampleKey
 
-__all__ = ["FaceBatch", "FaceSample", "TrainingSet", "make_loader"]
+__all__ = ["FaceBatch", "FaceSample", "TrainingSet", "collate", "make_loader"]
 
 # An image that does not decode is replaced by the next one that does; a set where so many in a row do not is broken.
 _MOST_BROKEN = 100
@@ -151,12 +151,23 @@ def collate(samples: Sequence[FaceSample]) -> FaceBatch:
 
 
 def make_loader(
-    dataset: TrainingSet, batches: EpochBatches, num_workers: int, pin_memory: bool
-) -> "DataLoader[FaceSample]":
-    """Batches, loaded by `num_workers` processes; 0: by this one."""
+    dataset: Dataset[Any],
+    batches: Iterable[Sequence[Any]],
+    num_workers: int,
+    pin_memory: bool,
+    collate: Callable[[Any], Any] = collate,
+) -> DataLoader[Any]:
+    """Batches in their order, loaded by `num_workers` processes; 0: by this one.
+
+    Args:
+        dataset: of samples.
+        batches: keys of the samples of each batch, such as `EpochBatches`.
+        num_workers, pin_memory: of the loader.
+        collate: samples to a batch.
+    """
     return DataLoader(
         dataset,
-        batch_sampler=batches,
+        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable with a length does
         **loader_processes(num_workers),
         collate_fn=collate,
         pin_memory=pin_memory,

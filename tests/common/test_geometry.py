@@ -126,8 +126,16 @@ def test_one_target_and_one_row_of_weights_serve_a_batch(fit, rng):
         lambda s, t, w: (s, t, torch.zeros_like(w)),
         lambda s, t, w: (s, t, -w),
         lambda s, t, w: (s, t, w * float("nan")),
+        lambda s, t, w: (s, t, torch.full_like(w, 0.9 * torch.finfo(w.dtype).max)),
+        lambda s, t, w: (s * torch.finfo(s.dtype).max ** 0.26, t, w),
+        lambda s, t, w: (s, t * torch.finfo(s.dtype).max ** 0.5, w),
+        lambda s, t, w: (s * torch.finfo(s.dtype).max ** 0.9, t, w),
     ],
-    ids=["one point", "one point far away", "zeros", "nan", "inf", "no weight", "negative weights", "nan weights"],
+    ids=[
+        *("one point", "one point far away", "zeros", "nan", "inf"),
+        *("no weight", "negative weights", "nan weights", "too much weight"),
+        *("large", "a large target", "very large"),
+    ],
 )
 def test_no_answer_is_the_identity_and_a_flag(fit, dtype, spoil, rng):
     source, target = points(rng, 5).to(dtype), points(rng, 5).to(dtype)
@@ -165,6 +173,38 @@ def test_the_unit_does_not_matter(fit, size, rng):
     found = fit(source * size, target * size)
     assert found.valid
     torch.testing.assert_close(found.matrix[:2, :2], fit(source, target).matrix[:2, :2], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_is_finite_however_large(fit, dtype, rng):
+    """Past the size where there is an answer, up to the largest numbers."""
+    exponents = torch.linspace(0, 0.99, 60, dtype=torch.float64)
+    sizes = (torch.finfo(dtype).max ** exponents).to(dtype)[:, None, None]
+    source, target = points(rng, 60, 5).to(dtype) / 4, points(rng, 60, 5).to(dtype) / 4
+    for grown in ((source * sizes, target * sizes), (source * sizes, target), (source, target * sizes)):
+        given = [*(one.requires_grad_() for one in grown), torch.ones(60, 5, dtype=dtype, requires_grad=True)]
+        found = fit(*given)
+        found.matrix[:, :2, :2].sum().backward()
+        assert found.matrix.isfinite().all()
+        assert found.valid[exponents < 0.24].all()
+        assert not found.valid[exponents > 0.26].any()
+        for tensor in given:
+            assert tensor.grad.isfinite().all()
+            assert not tensor.grad[~found.valid].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_is_finite_however_small(dtype, rng):
+    exponents = torch.linspace(0, 0.99, 60, dtype=torch.float64)
+    sizes = (torch.finfo(dtype).tiny ** exponents).to(dtype)[:, None, None]
+    source, target = (points(rng, 60, 5).to(dtype) * sizes).requires_grad_(), 1000 * points(rng, 60, 5).to(dtype)
+    found = fit_similarity(source, target)
+    found.matrix[:, :2, :2].sum().backward()
+    assert found.valid[exponents < 0.22].all()
+    assert not found.valid[exponents > 0.28].any()
+    assert source.grad.isfinite().all()
+    assert not source.grad[~found.valid].any()
 
 
 @pytest.mark.parametrize("fit", FITS)

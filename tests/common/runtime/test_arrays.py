@@ -172,7 +172,7 @@ def test_needs_neither_torch_nor_opencv():
         "found = {'torch', 'cv2'} & {name.split('.')[0] for name in sys.modules}\n"
         "assert not found, f'loaded {sorted(found)}'\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("protocol", range(6))

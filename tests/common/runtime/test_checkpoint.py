@@ -3,7 +3,6 @@
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -130,21 +129,15 @@ save_checkpoint(sys.argv[1], {"iteration": 2})
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
+def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path, start_program):
     path = tmp_path / "run-00001.pt"
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], cwd=ROOT)
-    try:
-        deadline = time.monotonic() + 60
-        while not path.exists():
-            assert process.poll() is None, "the writer ended by itself"
-            assert time.monotonic() < deadline, "nothing was written within a minute"
-            time.sleep(0.01)
-        for _ in range(10):  # whole also while it is being replaced
-            loaded = load_checkpoint(path)
-            assert torch.all(loaded["model"]["w"] == loaded["iteration"])
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+    writer = start_program(sys.executable, "-c", WRITER, path)
+    writer.wait_until(path.exists)
+    for _ in range(10):  # whole also while it is being replaced
+        loaded = load_checkpoint(path)
+        assert torch.all(loaded["model"]["w"] == loaded["iteration"])
+    writer.send(signal.SIGKILL)
+    writer.finish()
     last = load_checkpoint(path)
     assert torch.all(last["model"]["w"] == last["iteration"])
     save_checkpoint(path, {"iteration": -1})
@@ -152,10 +145,11 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_checkpoint(tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_writer_killed_half_way_through_the_bytes(tmp_path):
+def test_a_writer_killed_half_way_through_the_bytes(tmp_path, start_program):
     path = tmp_path / "run-00001.pt"
-    ended = subprocess.run([sys.executable, "-c", DYING_WRITER, str(path)], cwd=ROOT, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    writer = start_program(sys.executable, "-c", DYING_WRITER, path)
+    _, err = writer.finish()
+    assert writer.returncode == -signal.SIGKILL, err
     assert len(os.listdir(tmp_path)) == 2
     assert load_checkpoint(path) == {"iteration": 1}
     assert latest_checkpoint(tmp_path, "run") == path

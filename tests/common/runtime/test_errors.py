@@ -18,5 +18,5 @@ class Broken:
 @pytest.mark.parametrize("processes", [0, 1])
 def test_the_same_wherever_it_was_met(processes):
     with pytest.raises(ValueError, match="does not decode") as caught:
-        list(DataLoader(Broken(), **loader_processes(processes)))
+        list(DataLoader(Broken(), timeout=60 * processes, **loader_processes(processes)))
     assert error_text(caught.value) == "image 0: does not decode"

@@ -1,11 +1,11 @@
-"""whole_file: a name means the old content or the new one, whatever goes wrong in between."""
+"""whole_file and whole_folder: a name means the old content or the new one, whatever goes wrong in between."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from common.runtime.files import whole_file, write_bytes, write_text
+from common.runtime.files import whole_file, whole_folder, write_bytes, write_text
 
 
 def test_takes_the_name_when_the_block_ends(tmp_path):
@@ -76,3 +76,34 @@ def test_bytes_and_text(tmp_path, kind):
     assert (tmp_path / "a.bin").read_bytes() == content
     write_text(kind(tmp_path / "a.txt"), "Ä 走\n")
     assert (tmp_path / "a.txt").read_bytes() == "Ä 走\n".encode()
+
+
+def test_a_folder_takes_its_name_when_the_block_ends(tmp_path):
+    path = tmp_path / "above" / "set"
+    with whole_folder(path) as partial:
+        assert partial.parent == path.parent
+        (partial / "a.txt").write_text("new")
+        assert not path.exists()
+    assert (path / "a.txt").read_text() == "new"
+    assert os.listdir(path.parent) == ["set"]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_of_a_folder_an_error_leaves_nothing(tmp_path, error):
+    def half():
+        with whole_folder(tmp_path / "set") as partial:
+            (partial / "a.txt").write_text("half")
+            raise error("stop")
+
+    with pytest.raises(error):
+        half()
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_that_holds_something_is_left_as_it_is(tmp_path):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "a.txt").write_text("old")
+    with pytest.raises(OSError, match="set"), whole_folder(tmp_path / "set") as partial:
+        (partial / "a.txt").write_text("new")
+    assert (tmp_path / "set" / "a.txt").read_text() == "old"
+    assert os.listdir(tmp_path) == ["set"]

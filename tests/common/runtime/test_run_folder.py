@@ -1,9 +1,8 @@
 """What an earlier run wrote is moved away whole, and only what is in the way."""
 
 import os
-import subprocess
+import signal
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -60,17 +59,14 @@ with held_folder(Path(sys.argv[1])):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
-def test_one_run_at_a_time(tmp_path):
+def test_one_run_at_a_time(tmp_path, start_program):
     folder = tmp_path / "new" / "run"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    other = subprocess.Popen(
-        [sys.executable, "-c", HOLDING, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    assert other.stdout.readline() == "held\n"
+    other = start_program(sys.executable, "-c", HOLDING, folder)
+    other.wait_for_line("held")
     with pytest.raises(ValueError, match="run: another run writes to it"), held_folder(folder):
         pass
-    other.kill()
-    other.wait()
+    other.send(signal.SIGKILL)
+    other.finish()
     with held_folder(folder):  # a hold ends with its process
         pass
 

@@ -2,7 +2,6 @@
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.testing import assert_close
 
@@ -33,23 +32,21 @@ def run(net, x):
     return out.detach(), x.grad
 
 
-def _process(rank, address, results):
-    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+def _process(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
     net = synchronise_batch_norm(network(), torch.device("cpu"))
     share = batch().split(SHARES)[rank]
     out, gradient = run(net, share)
     for parameter in net.parameters():
         dist.all_reduce(parameter.grad)
     state = {name: value.clone() for name, value in net.state_dict().items()}
-    results[rank] = (out, gradient, [p.grad for p in net.parameters()], state)
+    torch.save((out, gradient, [p.grad for p in net.parameters()], state), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_processes_equal_one(tmp_path):
-    with mp.Manager() as manager:
-        results = manager.dict()
-        mp.spawn(_process, args=(f"file://{tmp_path / 'meet'}", results), nprocs=2)
-        shares = [results[rank] for rank in range(2)]
+def test_two_processes_equal_one(tmp_path, run_processes):
+    run_processes(_process, (tmp_path,), 2)
+    shares = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     net = network()
     out, gradient = run(net, batch())
     assert_close(torch.cat([share[0] for share in shares]), out)

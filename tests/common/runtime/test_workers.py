@@ -2,17 +2,13 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from torch.utils.data import DataLoader
 
 from common.runtime.workers import loader_processes
-
-ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -26,7 +22,7 @@ class Pids:
 
 
 def test_one_stop_signal_is_not_theirs():
-    batches = iter(DataLoader(Pids(), batch_size=1, **loader_processes(1)))
+    batches = iter(DataLoader(Pids(), batch_size=1, timeout=60, **loader_processes(1)))
     pid = int(next(batches))
     assert pid != os.getpid()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -51,14 +47,9 @@ raise RuntimeError("out of memory")
 """
 
 
-def test_a_process_that_dies_takes_them_along():
+def test_a_process_that_dies_takes_them_along(start_program):
     """And a process whose OpenCV has begun threads can have loader processes at all."""
-    done = subprocess.run(
-        [sys.executable, "-c", DYING],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert done.stderr.strip().endswith("RuntimeError: out of memory")  # and no word of theirs
+    program = start_program(sys.executable, "-c", DYING)
+    _, err = program.finish()
+    assert program.returncode == 1
+    assert err.strip().endswith("RuntimeError: out of memory")  # and no word of theirs

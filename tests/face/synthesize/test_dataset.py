@@ -4,15 +4,12 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import face.synthesize.dataset
 from common.keypoints import fractions_to_pixels
 from face.data import open_source, read_landmarks
 from face.evaluation.bins import read_bin
@@ -213,19 +210,14 @@ def test_an_output_that_cannot_be_written_is_named(tmp_path, capsys):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
-def test_interrupted_with_its_whole_group(tmp_path, capsys):
+def test_interrupted_with_its_whole_group(tmp_path, capsys, start_program):
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "face.synthesize", "--out", str(out), "--identities", "3000", "--workers", "2"]
-    root = Path(face.synthesize.dataset.__file__).parents[2]
-    process = subprocess.Popen(
-        command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 90
-    while not any(out.glob("train/*/*.jpg")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)
-    shown = process.communicate(timeout=60)[1]  # ends when the last holder of stderr does
-    assert process.returncode == 130
+    arguments = ["--identities", "3000", "--workers", "2"]
+    program = start_program(sys.executable, "-m", "face.synthesize", "--out", out, *arguments)
+    program.wait_until(lambda: any(out.glob("train/*/*.jpg")))
+    program.send(signal.SIGINT, to_group=True)
+    shown = program.finish()[1]
+    assert program.returncode == 130
     lines = [line for line in shown.splitlines() if line.strip() and "identity" not in line]  # without the bar's
     assert lines == [f"interrupted: {out} is incomplete (settings.json says so); remove it and run again"]
     assert main(["--out", str(out), "--identities", "1"]) == 2
