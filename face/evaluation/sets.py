@@ -19,6 +19,7 @@ from face.evaluation.inputs import MissingLandmarks, choose_keypoints
 from face.evaluation.pairs import PairSet, open_pairs
 from face.evaluation.verification import VAL_FAR, VerificationResult, verify
 from face.models.base import FaceModel
+from face.pipelines import RecognitionPipeline
 
 __all__ = ["EvaluationSet", "EvaluationSetSettings", "SetResult", "evaluate", "measure", "open_set"]
 
@@ -74,13 +75,17 @@ class SetResult:
     without_landmarks: int
     """Images that had none; 0 for a network that needs no keypoints."""
 
+    degenerate: int = 0
+    """Images in which a pipeline's aligner found landmarks that give no alignment; 0 without an aligner."""
+
 
 def open_set(settings: EvaluationSetSettings, *, needs_keypoints: bool) -> EvaluationSet:
     """Read a set's lists, look for its images and landmarks, decode its first image.
 
     Args:
         settings: of the set.
-        needs_keypoints: of the network; False leaves landmarks alone.
+        needs_keypoints: of the network, or of a pipeline with it (those that find landmarks need none); False leaves
+            tables of landmarks alone.
 
     Raises:
         FileNotFoundError: the path, a list, or a table of landmarks that was named is not there.
@@ -102,7 +107,7 @@ def open_set(settings: EvaluationSetSettings, *, needs_keypoints: bool) -> Evalu
     return EvaluationSet(settings=settings, content=content)
 
 
-def evaluate(opened: EvaluationSet, model: FaceModel, **options: Any) -> dict[str, float]:
+def evaluate(opened: EvaluationSet, model: FaceModel | RecognitionPipeline, **options: Any) -> dict[str, float]:
     """Metrics of a network on a set, in percent, by name; arguments and errors are those of `measure`.
 
     Of pairs: accuracy, accuracy_std, auc, eer, tar@far=1e-1 and so on as far down as the set can tell, and val@far=1e-3
@@ -114,7 +119,7 @@ def evaluate(opened: EvaluationSet, model: FaceModel, **options: Any) -> dict[st
 
 def measure(
     opened: EvaluationSet,
-    model: FaceModel,
+    model: FaceModel | RecognitionPipeline,
     *,
     batch_size: int = 64,
     device: torch.device | str = "cpu",
@@ -128,7 +133,7 @@ def measure(
 
     Args:
         opened: the set.
-        model: see `embed_images`; it comes back in the modes it was in.
+        model: or a pipeline with it, see `embed_images`; it comes back in the modes it was in.
         batch_size: images of a forward pass.
         device: of the model.
         precision: of what autocast covers.
@@ -160,6 +165,7 @@ def measure(
         details=details,
         images=len(content.images),
         without_landmarks=embedded.without_landmarks,
+        degenerate=embedded.degenerate,
     )
 
 

@@ -9,6 +9,7 @@ from common.runtime.settings import load_settings
 from face.augment import AugmentationSettings
 from face.evaluation.sets import EvaluationSetSettings
 from face.losses import AdaFaceSettings, MarginSettings
+from face.pipelines import PipelineSettings
 from face.training.optimisation import AdamWSettings, OptimizerSettings, ScheduleSettings
 
 __all__ = [
@@ -163,6 +164,9 @@ class EvaluationSettings:
     """Tests in the course of training."""
 
     sets: list[EvaluationSetSettings] = field(default_factory=list)
+
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    """Where the landmarks of test images are from, and whether the images are aligned by them first."""
 
     every_epochs: float = 1.0
     """Every so many epochs, or parts of one; always at the end."""

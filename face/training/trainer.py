@@ -25,6 +25,7 @@ from face.losses import PartialFC, make_margin
 from face.models import create_model, load_pretrained, save_pretrained
 from face.models.base import pixels_to_input
 from face.pictures import face_grid
+from face.pipelines import make_pipeline
 from face.training.checkpoints import RunParts
 from face.training.data import open_training_set
 from face.training.dataset import FaceBatch, make_loader
@@ -57,7 +58,9 @@ class _Trainer(TrainingLoop[TrainSettings, FaceBatch]):
         self._data = open_training_set(
             settings.data, settings.augmentation, model.image_hw, model.needs_keypoints, options.seed, log
         )
-        self._sets = [open_set(entry, needs_keypoints=model.needs_keypoints) for entry in settings.evaluation.sets]
+        self._pipeline = make_pipeline(model, settings.evaluation.pipeline, accelerator.device)
+        needed = self._pipeline.needs_keypoints
+        self._sets = [open_set(entry, needs_keypoints=needed) for entry in settings.evaluation.sets]
         self._check_sizes()
         if settings.model.start_from is not None:
             start = load_pretrained(settings.model.start_from)
@@ -65,7 +68,7 @@ class _Trainer(TrainingLoop[TrainSettings, FaceBatch]):
             log.log_info(f"Weights of {settings.model.start_from} to start from")
         if trainer.sync_batch_norm and world > 1:
             synchronise_batch_norm(model, accelerator.device)
-        model = model.to(accelerator.device)
+        self._pipeline.to(accelerator.device)  # the model in it, too
         labels, classes = self._data.source.labels, self._data.source.num_classes
         self._classifier = PartialFC(
             model.num_features,
@@ -166,7 +169,7 @@ class _Trainer(TrainingLoop[TrainSettings, FaceBatch]):
             name = opened.settings.name
             result = measure(
                 opened,
-                self._model,
+                self._pipeline,
                 batch_size=evaluation.batch_size,
                 device=self._accelerator.device,
                 precision=self._settings.trainer.precision,
@@ -174,6 +177,8 @@ class _Trainer(TrainingLoop[TrainSettings, FaceBatch]):
                 progress=self._log.active,
             )
             figures[name] = result.metrics
+            if result.degenerate:
+                self._log.log_warning(f"{name}: {result.degenerate} of {result.images} images could not be aligned")
             if result.without_landmarks:
                 self._log.log_warning(
                     f"{name}: {result.without_landmarks} of {result.images} images have no landmarks "

@@ -1,7 +1,5 @@
 """embed_images against a network called by hand, image by image; modes, errors, and two processes."""
 
-import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -161,20 +159,14 @@ def share(folder, rank, model):
         dist.destroy_process_group()
 
 
-def test_two_processes_are_one(pair_bin, toy, tmp_path):
+def test_two_processes_are_one(pair_bin, toy, tmp_path, start_program):
     path = pair_bin()
     broken(pair_bin("broken.bin"))
-    second = subprocess.Popen(
-        [sys.executable, "-c", SECOND, str(ROOT), str(Path(__file__).parent), str(tmp_path)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+    second = start_program(sys.executable, "-c", SECOND, ROOT, Path(__file__).parent, tmp_path)
     try:
         errors = [str(share(tmp_path, 0, toy()))]
     finally:
-        out, err = second.communicate(timeout=60)
+        out, err = second.finish()
     assert second.returncode == 0, err
     alone = embed_images(toy(), open_pairs(path).images, batch_size=5).values
     for rank, error in enumerate([*errors, out]):  # only one of them has read the broken image
