@@ -25,6 +25,9 @@ Array = TypeVar("Array", np.ndarray, Tensor)
 
 # Points are one when they differ by no more than rounding: this many units of the dtype's last place.
 _ROUNDING = 32.0
+# Means of fourth powers of differences are the most that is computed. Where the fourth power of a coordinate is beyond
+# this part of the largest number, they or their gradients could overflow.
+_LARGEST_SHARE = 1 / 64
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,9 @@ def fit_similarity(source: Array, target: Array, weights: Array | None = None) -
     Returns:
         `matrix` [..., 3, 3], its last row (0, 0, 1), and `valid` [...]. Where the points of `source` coincide, where
         the best map would shrink everything to one point (the points of `target` coincide, or are a mirror image
-        that no rotation comes near), or where a value is not finite or a weight negative, the matrix is the
-        identity, its gradient zero and `valid` False. Half precision is computed in float32.
+        that no rotation comes near), or where a value is not finite or so large that its fourth power overflows
+        (1.5e9 in float32), or a weight negative, the matrix is the identity, its gradient zero and `valid` False.
+        Half precision is computed in float32.
 
     Raises:
         ValueError: wrong shapes, or an integer dtype.
@@ -84,8 +88,8 @@ def fit_affine(source: Array, target: Array, weights: Array | None = None) -> Fi
 
     Returns:
         `matrix` [..., 3, 3], its last row (0, 0, 1), and `valid` [...]. Where the points of `source` lie on a line,
-        or a value is not finite or a weight negative, the matrix is the identity, its gradient zero and `valid`
-        False. The map may mirror, and may be singular. Half precision is computed in float32.
+        or a value is not finite or too large (as above) or a weight negative, the matrix is the identity, its
+        gradient zero and `valid` False. The map may mirror, and may be singular. Half precision is computed in float32.
 
     Raises:
         ValueError: wrong shapes, or an integer dtype.
@@ -107,7 +111,7 @@ def fit_affine(source: Array, target: Array, weights: Array | None = None) -> Fi
 
 
 class _Centred:
-    """Points about their weighted means, with everything that is not finite taken out (`valid` is False there)."""
+    """Points about their weighted means; what is not finite or too large is taken out (`valid` is False there)."""
 
     def __init__(self, source: Tensor, target: Tensor, weights: Tensor | None) -> None:
         self.dtype = torch.promote_types(source.dtype, target.dtype)
@@ -117,10 +121,11 @@ class _Centred:
         weights = torch.broadcast_tensors(weights, source[..., 0])[0]
         source, target = source.expand(*weights.shape, 2), target.expand(*weights.shape, 2)
 
-        known = source.isfinite().all(-1) & target.isfinite().all(-1)
-        right = (weights >= 0) & weights.isfinite() & (known | (weights == 0))
+        limit = (torch.finfo(work).max * _LARGEST_SHARE) ** 0.25
+        known = ((source.abs() <= limit) & (target.abs() <= limit)).all(-1)  # False for NaN
+        right = (weights >= 0) & (known | (weights == 0))
         total = torch.where(right, weights, 0.0).sum(-1)
-        self.valid = right.all(-1) & (total > 0)
+        self.valid = right.all(-1) & (total > 0) & total.isfinite()
         use = known & self.valid[..., None]
         source, target = torch.where(use[..., None], source, 0.0), torch.where(use[..., None], target, 0.0)
         # Shares of the whole, so that the scale of the weights has no say in what counts as rounding.
@@ -135,7 +140,8 @@ class _Centred:
     @staticmethod
     def least_spread(reach: Tensor) -> Tensor:
         """Squared distance that rounding can put between equal points of this size."""
-        return (_ROUNDING * _eps(reach) * reach).square() + torch.finfo(reach.dtype).tiny
+        # The second term (3e-10 squared in float32) is where gradients would overflow, as they do for large numbers.
+        return (_ROUNDING * _eps(reach) * reach).square() + torch.finfo(reach.dtype).tiny ** 0.5
 
     def fit(self, linear: Tensor, valid: Tensor) -> Fit[Tensor]:
         shift = self.target_mean - (linear @ self.source_mean[..., None])[..., 0]

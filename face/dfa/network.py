@@ -182,7 +182,7 @@ class DFANetwork(nn.Module):
         return DFAPrediction(landmarks, logits.softmax(dim=-1)[:, 1], boxes)
 
     def for_inference(self) -> "DFANetwork":
-        """A frozen copy with the same outputs in evaluation, which runs faster and can be neither trained nor saved.
+        """A frozen copy with the same outputs in evaluation, which runs faster and is neither trained nor saved.
 
         Norms are folded into convolutions, and features lie in memory with their channels last.
         """
@@ -194,14 +194,8 @@ class DFANetwork(nn.Module):
         return network
 
     def train(self, mode: bool = True) -> "DFANetwork":
-        """As of every module; a copy of `for_inference` stays in evaluation.
-
-        Raises:
-            ValueError: such a copy is to be trained.
-        """
-        if mode and self.inference_only:
-            raise ValueError("this copy of for_inference cannot be trained; train the network that it was made of")
-        return super().train(mode)
+        """As of every module, but a copy of `for_inference` stays in evaluation, whatever it is part of."""
+        return super().train(mode and not self.inference_only)
 
     def _at_anchors(self, images: Tensor) -> Tensor:
         """[B, A, 16] in float32 or above: offsets of the box, logits, offsets of the landmarks."""
@@ -210,7 +204,7 @@ class DFANetwork(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         features = self.pyramid(self.body(images))
         levels = [
-            head(context(x)).permute(0, 2, 3, 1).reshape(len(x), -1, sum(_VALUES))
+            head(context(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, sum(_VALUES))
             for head, context, x in zip(self.heads, self.contexts, features, strict=True)
         ]
         values = torch.cat(levels, dim=1)
