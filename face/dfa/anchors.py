@@ -81,8 +81,10 @@ def encode_boxes(boxes: Tensor, anchors: Tensor) -> Tensor:
 
 def decode_landmarks(offsets: Tensor, anchors: Tensor) -> Tensor:
     """Offsets [..., A, 10] from the centres of anchors [A, 4] to landmarks [..., A, 5, 2]."""
-    offsets = offsets.unflatten(-1, (-1, 2))
-    return anchors[..., None, :2] + offsets * _SHIFT * anchors[..., None, 2:]
+    # As wide as the offsets, which is several times as fast as an axis of two.
+    points = offsets.shape[-1] // 2
+    centres, sizes = (torch.cat([part] * points, dim=-1) for part in anchors.split(2, dim=-1))
+    return (centres + offsets * _SHIFT * sizes).unflatten(-1, (points, 2))
 
 
 def encode_landmarks(landmarks: Tensor, anchors: Tensor) -> Tensor:

@@ -140,6 +140,7 @@ class DFALoss(nn.Module):
 
     def _terms(self, output: DFAOutput, anchors: Tensor, boxes: Tensor, landmarks: Tensor, kinds: Tensor) -> DFALosses:
         settings = self.settings
+        boxes, landmarks = _at_least_float32(boxes), _at_least_float32(landmarks)
         is_face, has_landmarks = kinds != 0, kinds > 0
         with torch.no_grad():
             positive = self._positive_anchors(anchors, boxes, is_face)
@@ -174,8 +175,7 @@ class DFALoss(nn.Module):
         """Of [B, A, 2] logits."""
         of_background, of_face = (-logits.log_softmax(-1)).unbind(-1)
         with torch.no_grad():
-            most = positive.shape[1] - 1
-            wanted = (self.settings.negatives_per_positive * positive.sum(1, keepdim=True)).clamp(max=most)
+            wanted = self.settings.negatives_per_positive * positive.sum(1, keepdim=True)
             # Cross-entropies are not negative: the positive anchors come last.
             order = of_background.masked_fill(positive, -1).argsort(dim=1, descending=True)
             among_hardest = torch.arange(positive.shape[1], device=order.device) < wanted
@@ -205,7 +205,7 @@ def _smooth_l1(predicted: Tensor, targets: Tensor, chosen: Tensor) -> Tensor:
 
     What is not chosen may be NaN in `targets`: it is taken out of the difference, whose gradient is not multiplied.
     """
-    difference = torch.where(chosen[..., None], _at_least_float32(predicted) - targets, 0.0)
+    difference = torch.where(chosen[..., None], predicted - targets, 0.0)
     return F.smooth_l1_loss(difference, torch.zeros_like(difference), reduction="sum") / chosen.sum().clamp(min=1)
 
 

@@ -20,6 +20,7 @@ from face.models.cvlface import translate_cvlface_keys, translate_iresnet_keys
 from face.models.iresnet import IRESNET_SIZES
 from face.models.registry import model_settings
 from face.models.vit import VIT_SIZES
+from face.models.weight_files import without_prefixes
 
 __all__ = ["ColourOrder", "Recognised", "recognise"]
 
@@ -70,7 +71,7 @@ def recognise(
         ValueError: no known network, or one of which shapes do not tell enough (what is missing is named).
     """
     given = dict(given or {})
-    plain, prefixes = _without_prefixes(state)
+    plain, prefixes = without_prefixes(_without_classifier(state))
     for pattern, what in _OTHERS.items():
         if any(re.fullmatch(pattern, key) for key in plain):
             raise ValueError(f"{source}: these are weights of {what}")
@@ -103,20 +104,11 @@ def recognise(
     )
 
 
-def _without_prefixes(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], set[str]]:
-    """The state without what wrappers put before all names, and which of these prefixes it had."""
-    plain = dict(state)
-    if any(name.startswith("model.") for name in plain):  # AdaFace's training keeps its classifier beside the model
-        plain = {name: value for name, value in plain.items() if not name.startswith("head.")}
-    taken: set[str] = set()
-    while True:
-        shared = next(
-            (p for p in ("module.", "_orig_mod.", "model.", "net.") if all(name.startswith(p) for name in plain)), None
-        )
-        if shared is None or not plain:
-            return plain, taken
-        plain = {name.removeprefix(shared): value for name, value in plain.items()}
-        taken.add(shared)
+def _without_classifier(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """AdaFace's training keeps its classifier, `head.`, beside the model."""
+    if not any(name.startswith("model.") for name in state):
+        return state
+    return {name: value for name, value in state.items() if not name.startswith("head.")}
 
 
 def _count(state: Mapping[str, Tensor]) -> int:
