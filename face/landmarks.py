@@ -102,7 +102,7 @@ def _report(report: "CacheReport", out: Path) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m face.landmarks", description=_DESCRIPTION, allow_abbrev=False)
     add = parser.add_argument
-    add("--rec", type=Path, required=True, metavar="SET", help="folder with train.rec, or with one for each identity")
+    add("--rec", type=Path, required=True, metavar="SET", help="train.rec, its folder, or a folder for each identity")
     add("--out", type=Path, required=True, metavar="FILE", help="the table, CSV; beside it FILE.json and FILE.png")
     add("--weights", required=True, metavar="DFA", help="of the face aligner: a folder, a file or a hub's repository")
     add(

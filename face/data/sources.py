@@ -46,11 +46,16 @@ class ImageSource(Protocol):
 def open_source(path: str | Path) -> ImageSource:
     """A folder with `train.rec` as `RecordSource`, one with a folder for each identity as `FolderSource`.
 
+    Args:
+        path: the folder, or the file `train.rec` in it.
+
     Raises:
         FileNotFoundError: no such folder, or neither is there.
         ValueError: what there is, is damaged; see the two classes.
     """
     path = Path(path)
+    if path.is_file() and path.name == RECORD_FILE:
+        path = path.parent
     if path.is_file():
         raise FileNotFoundError(f"{path}: a file; expected the folder that holds {RECORD_FILE}, or folders of images")
     if not path.is_dir():
