@@ -36,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = SynthesisSettings(**options)
         if preview is not None:
             _check_picture(preview)
+            if settings.parts == ("benchmarks",):
+                raise ValueError("--preview draws training identities or photographs, --write benchmarks has neither")
         synthesize(settings, out, workers=workers, progress=True)
         if preview is not None:
             _write_picture(settings, preview)

@@ -5,6 +5,7 @@
     out/test/{aligned,unaligned}/<identity>/<image>.png, landmarks.csv, pairs.csv, gallery.csv, probe.csv
     out/test/{aligned,unaligned}.bin, .bin.csv                                  the same pairs; landmarks by position
     out/wider/                                                                  see wider.py
+    out/benchmarks/                                                             see benchmarks.py
     out/settings.json                                                           how the set was made
 
 Tables: `pairs.csv` has image1,image2,same (1 or 0), ten folds in order; `gallery.csv` and `probe.csv` have
@@ -30,6 +31,7 @@ from common.runtime.synthesis import begun_by, check_new_folder
 from common.runtime.workers import work_all
 from face.data.landmarks import write_cvlface_landmarks, write_landmarks
 from face.data.records import RecordWriter
+from face.synthesize.benchmarks import write_benchmarks
 from face.synthesize.images import Purpose, Split, crop_scene, face_of, generator, render_scene
 from face.synthesize.protocols import Pair, draw_gallery, draw_pairs
 from face.synthesize.settings import SynthesisSettings
@@ -155,8 +157,9 @@ def is_unfinished(out: Path) -> bool:
 
 def _write_record(settings: SynthesisSettings, out: Path, complete: bool) -> None:
     fields = asdict(settings)
-    if "wider" not in settings.parts:
-        fields = {name: value for name, value in fields.items() if "photograph" not in name}
+    for part, mark in (("wider", "photograph"), ("benchmarks", "benchmark")):
+        if part not in settings.parts:
+            fields = {name: value for name, value in fields.items() if mark not in name}
     record = {"made_by": MADE_BY, "note": NOTE, "complete": complete, "settings": fields}
     write_text(out / "settings.json", json.dumps(record, indent=2) + "\n")
 
@@ -191,6 +194,8 @@ def synthesize(
     _write_record(settings, out, complete=False)
     if "wider" in settings.parts:
         write_wider(settings, out, workers=workers, progress=progress)
+    if "benchmarks" in settings.parts:
+        write_benchmarks(settings, out, workers=workers, progress=progress)
     if settings.writes_identities:
         _write_identities(settings, out, workers, progress)
     _write_record(settings, out, complete=True)

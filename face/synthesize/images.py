@@ -36,10 +36,11 @@ class Purpose(IntEnum):
 
 
 class Split(IntEnum):
-    """Identities of the two never overlap."""
+    """Identities of one never are those of another."""
 
     TRAIN = 0
     TEST = 1
+    BENCHMARK = 2
 
 
 def generator(seed: int, purpose: Purpose, split: Split, identity: int = 0, image: int = 0) -> np.random.Generator:

@@ -10,7 +10,8 @@ from common.runtime.synthesis import check_settings, setting
 
 __all__ = ["IMAGE_FORMATS", "PARTS", "TRAIN_CROPS", "SynthesisSettings"]
 
-PARTS = ("folders", "records", "bins", "wider")
+PARTS = ("folders", "records", "bins", "wider", "benchmarks")
+_WITHOUT_IDENTITIES = {"wider", "benchmarks"}  # of training and testing
 TRAIN_CROPS = ("aligned", "unaligned", "both")
 IMAGE_FORMATS = ("jpg", "png")
 FOLDS = 10
@@ -34,7 +35,8 @@ class SynthesisSettings:
         default="folders,records,bins",
         metadata={
             "text": f"what to write, any of {','.join(PARTS)} (image folders, RecordIO, insightface's .bin; "
-            "photographs of several faces as WIDER FACE and WFLW have them)"
+            "photographs of several faces as WIDER FACE and WFLW have them; small benchmarks in the layouts of LFW's "
+            "kind, IJB-B, IJB-C, TinyFace and IJB-S)"
         },
     )
     train_crops: str = field(
@@ -54,6 +56,8 @@ class SynthesisSettings:
     photographs: int = setting(200, "photographs for training, of --write wider", 1, 99_999)
     val_photographs: int = setting(50, "photographs for validation, of --write wider", 1, 99_999)
     photograph_size: int = setting(768, "longer side of a photograph in pixels", 128, 4096)
+    benchmark_identities: int = setting(10, "identities of each benchmark, of --write benchmarks", 2, 999)
+    benchmark_frames: int = setting(5, "frames of the longest video, of --write benchmarks", 1, 99)
     seed: int = setting(0, "same seed and settings, same bytes", 0)
 
     def __post_init__(self) -> None:
@@ -61,11 +65,11 @@ class SynthesisSettings:
         parts = self.write.split(",") if isinstance(self.write, str) else []
         if not parts or any(part not in PARTS for part in parts) or len(set(parts)) < len(parts):
             raise ValueError(f"write must be some of {','.join(PARTS)}, joined by commas, got {self.write!r}")
-        if parts == ["wider"]:
-            return  # there are no identities
+        if set(parts) <= _WITHOUT_IDENTITIES:
+            return
         if not self.identities and not self.test_identities:
             raise ValueError("identities and test_identities must not both be 0")
-        if set(parts) <= {"bins", "wider"} and not self.test_identities:
+        if set(parts) <= {"bins", *_WITHOUT_IDENTITIES} and not self.test_identities:
             raise ValueError("write bins alone needs test_identities >= 1, which they are of, got 0")
         if self.test_identities:
             self._check_pairs()
@@ -88,8 +92,8 @@ class SynthesisSettings:
 
     @property
     def writes_identities(self) -> bool:
-        """Whether there is anything but photographs."""
-        return self.parts != ("wider",)
+        """Whether there is anything but photographs and benchmarks."""
+        return not set(self.parts) <= _WITHOUT_IDENTITIES
 
     @property
     def scene_size(self) -> int:

@@ -19,7 +19,7 @@ from face.synthesize import SynthesisSettings
         ({"train_format": "gif"}, "train_format must be one of jpg, png, got 'gif'"),
         (
             {"write": "folders,tapes"},
-            "write must be some of folders,records,bins,wider, joined by commas, got 'folders,tapes'",
+            "write must be some of folders,records,bins,wider,benchmarks, joined by commas, got 'folders,tapes'",
         ),
         ({"write": ""}, "write must be some of"),
         ({"write": "bins,bins"}, "write must be some of"),
