@@ -1,7 +1,11 @@
 # `make demo` and `make test` set themselves up in a virtual environment; VENV and PYTHON choose another one.
+# WORKERS processes share the tests; 0: one process, in which a debugger works.
 VENV ?= .venv
 PYTHON ?= python3
+WORKERS ?= 2
 BIN := $(VENV)/bin
+# A process that has to be ended is not replaced: it would start the same test again.
+TEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 INSTALLED := $(VENV)/.installed
 
 .PHONY: demo demo-face test check format clean
@@ -15,13 +19,13 @@ demo-face: $(INSTALLED)
 	$(BIN)/python -m face.demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(TEST)
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(TEST)
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

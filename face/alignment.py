@@ -58,12 +58,13 @@ def align_faces(
 ) -> Alignment:
     """Move, turn and scale each image so that its landmarks come as close to the reference as they can.
 
-    There is no similarity where the landmarks are one point or so near that rounding tells no difference, where one is
-    NaN, infinite or beyond 1e9 pixels, or where the best fit shrinks the face to a point. Such an image is resized to
-    `out_hw` as a whole and its landmarks are left as they are; `valid` is False there, and no gradient reaches its
-    landmarks. All else is done as the landmarks say: a face upside down is turned upright; where landmarks are within a
-    hundredth of a pixel, the crop is one pixel 4000 times enlarged, of nearly one colour, and gradients are as large;
-    where they lie outside of the image, the crop is all `fill`.
+    There is no similarity where the landmarks are one point or so near that rounding tells no difference, where all lie
+    on a line (and those of the reference do not: such a fit is no face's), where one is NaN, infinite or beyond 1e9
+    pixels, or where the best fit shrinks the face to a point. Such an image is resized to `out_hw` as a whole and its
+    landmarks are left as they are; `valid` is False there, and no gradient reaches its landmarks. All else is done as
+    the landmarks say: a face upside down is turned upright; where landmarks are within a hundredth of a pixel, the crop
+    is one pixel 4000 times enlarged, of nearly one colour, and gradients are as large; where they lie outside of the
+    image, the crop is all `fill`.
 
     Args:
         images: [B, C, h, w] floating point.
@@ -138,15 +139,27 @@ def _fit(
         landmarks = landmarks.to(torch.promote_types(landmarks.dtype, torch.float32))
         size, out_size = landmarks.new_tensor([in_hw[1], in_hw[0]]), landmarks.new_tensor([out_hw[1], out_hw[0]])
         points = landmarks * size  # from the corner, in pixels
-        fit = fit_similarity(points, reference.to(landmarks) * out_size)
-        valid = fit.valid[:, None, None]
+        wanted = reference.to(landmarks) * out_size
+        fit = fit_similarity(points, wanted)
+        usable = fit.valid & (_spans_a_plane(points) | ~_spans_a_plane(wanted))
+        valid = usable[:, None, None]
         resizing = [[out_hw[1] / in_hw[1], 0.0, 0.0], [0.0, out_hw[0] / in_hw[0], 0.0], [0.0, 0.0, 1.0]]
         matrix = torch.where(valid, fit.matrix, fit.matrix.new_tensor(resizing))
         known = torch.where(valid, points, 0.0)
         moved = torch.baddbmm(matrix[:, None, :2, 2], known, matrix[:, :2, :2].mT) / out_size
         moved = torch.where(valid, moved, landmarks.detach())
         to_corner, to_index = _to_corner(*in_hw, align_corners), _to_index(*out_hw, align_corners)
-        return matrix.new_tensor(to_index) @ matrix @ matrix.new_tensor(to_corner), moved, fit.valid
+        return matrix.new_tensor(to_index) @ matrix @ matrix.new_tensor(to_corner), moved, usable
+
+
+def _spans_a_plane(points: Tensor) -> Tensor:
+    """[...] of [..., L, 2], False where all lie on a line up to rounding; not differentiable."""
+    points = points.detach()
+    rounding = 32 * torch.finfo(points.dtype).eps * points.abs().amax((-2, -1))
+    x, y = (points - points.mean(-2, keepdim=True)).unbind(-1)
+    xx, yy, xy = x.square().sum(-1), y.square().sum(-1), (x * y).sum(-1)
+    # The smaller eigenvalue of their scatter is about its determinant over its trace.
+    return xx * yy - xy.square() > (xx + yy) * (rounding.square() + 32 * torch.finfo(points.dtype).eps * (xx + yy))
 
 
 def _sampling_grid(matrix: Tensor, in_hw: tuple[int, int], out_hw: tuple[int, int], supersample: int) -> Tensor:

@@ -1,7 +1,9 @@
-"""`python -m face.pack`: a folder for each identity into a RecordIO set, and back; see face.data.packing.
+"""`python -m face.pack`: a folder for each identity into a RecordIO set, and back; see face.data.packing. And a folder
+of image pairs into a `.bin` file; see face.evaluation.bin_packing.
 
 python -m face.pack faces records --landmarks faces/landmarks.csv
 python -m face.pack --unpack records faces
+python -m face.pack --bin lfw lfw.bin
 """
 
 import argparse
@@ -24,7 +26,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 when done, 1 when a worker process died, 2 for what the user must put right, 130 after Ctrl-C, 143 after
         SIGTERM.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    if options.bin and (options.unpack or options.reencode or options.no_header or options.skip_broken):
+        parser.error("--bin takes no other option than --landmarks")
     try:
         settings = PackSettings(
             reencode=options.reencode,
@@ -50,6 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace, settings: PackSettings) -> None:
+    if options.bin:
+        from face.evaluation.bin_packing import pack_bin
+
+        packed = pack_bin(options.folder, options.out, options.landmarks, progress=True)
+        print(f"{options.out}: {packed.pairs} pairs of {packed.images} images, {packed.with_landmarks} with landmarks")
+        return
     if options.unpack:
         records = RecordSource(options.folder)
         landmarks = read_landmarks(options.landmarks, records) if options.landmarks else None
@@ -70,12 +81,19 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m face.pack",
         description="Write a folder for each identity as a RecordIO set (train.rec, train.idx, property, train.tsv), "
-        "which insightface and CVLface read, too; or, with --unpack, a RecordIO set as such folders.",
+        "which insightface and CVLface read, too; or, with --unpack, a RecordIO set as such folders; or, with --bin, a "
+        "folder of image pairs as the .bin file of a verification set.",
     )
     add = parser.add_argument
-    add("folder", type=Path, metavar="FOLDER", help="folder for each identity; with --unpack a RecordIO set")
-    add("out", type=Path, metavar="OUT", help="folder to write to")
+    add(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for each identity; with --unpack a RecordIO set; with --bin a folder with pairs.csv or pairs.txt",
+    )
+    add("out", type=Path, metavar="OUT", help="folder to write to; with --bin the file")
     add("--unpack", action="store_true", help="from a RecordIO set to folders")
+    add("--bin", action="store_true", help="from a folder of pairs to a .bin file, landmarks beside it in OUT.csv")
     add("--landmarks", type=Path, metavar="FILE", help="landmarks of the images, written with them")
     add("--reencode", choices=("jpg", "png"), help="encode images anew (default: keep their bytes)")
     add("--quality", type=int, default=95, metavar="N", help="of JPEG, with --reencode jpg (default: %(default)s)")

@@ -27,7 +27,7 @@ from face.models.base import FaceModel
 from face.reference import reference_landmarks
 
 if TYPE_CHECKING:
-    from face.dfa.aligner import FaceAligner
+    from face.dfa.aligner import AlignedFaces, FaceAligner
 
 __all__ = [
     "ModelInputs",
@@ -175,8 +175,29 @@ class RecognitionPipeline(nn.Module):
         inputs = self.prepare(images, keypoints, visibility)
         return Recognition(self.embed(inputs, flip_test), inputs)
 
-    def prepare(self, images: Tensor, keypoints: Tensor | None = None, visibility: Tensor | None = None) -> ModelInputs:
-        """What comes before the model; arguments and errors are those of `forward`."""
+    def find(self, groups: Sequence[Tensor]) -> "list[AlignedFaces] | None":
+        """What the aligner finds in images of several sizes, its network being run once; None without an aligner.
+
+        Args:
+            groups: [b, 3, h, w] each, RGB in [-1, 1].
+        """
+        if self.aligner is None:
+            return None
+        device = groups[0].device.type if groups else "cpu"
+        with torch.autocast(device, enabled=False):  # half precision would move landmarks by up to half a pixel
+            return self.aligner.align_groups([images.float() for images in groups])
+
+    def prepare(
+        self,
+        images: Tensor,
+        keypoints: Tensor | None = None,
+        visibility: Tensor | None = None,
+        faces: "AlignedFaces | None" = None,
+    ) -> ModelInputs:
+        """What comes before the model; arguments and errors are those of `forward`.
+
+        `faces` is what `find` found in the images; None lets the aligner look for it.
+        """
         if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
             raise ValueError(f"images must have shape [B, 3, h, w], none of them 0, got {list(images.shape)}")
         if self.aligner is None:
@@ -185,10 +206,10 @@ class RecognitionPipeline(nn.Module):
             elif keypoints is None:
                 raise ValueError("the model needs keypoints, and the pipeline has no aligner to find them (kind given)")
             return ModelInputs(self._resized(images), keypoints, visibility, None, None, None)
-        with torch.autocast(
-            images.device.type, enabled=False
-        ):  # half precision would move landmarks by up to half a pixel
-            found = self.aligner(images.float())
+        found = faces
+        if found is None:
+            with torch.autocast(images.device.type, enabled=False):  # as in `find`
+                found = self.aligner(images.float())
         visible = found.valid
         inputs, points = self._resized(images), found.landmarks
         if self.kind == "dfa_aligned":

@@ -3,6 +3,7 @@
 Shape letters: R ranks.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ __all__ = [
 # Okabe and Ito's palette, told apart by readers with any kind of colour vision.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 LINE_STYLES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
+
+_HALF_LINE = 36  # characters of a legend's entry, of which two fit beside each other
+_LINE_INCHES = 0.19  # height of a legend's line
 
 Name = str | tuple[str, str]
 """Of a curve: plain, or (model, condition), such as the test set."""
@@ -55,13 +59,16 @@ def curve_styles(names: Iterable[Name]) -> dict[Name, dict[str, Any]]:
     return styles
 
 
-def draw_cmc(path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: int = 20) -> None:
+def draw_cmc(
+    path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: int = 20, legend_below: bool = False
+) -> None:
     """Cumulative match curves.
 
     Args:
         path: picture file.
         curves: name -> [R] percent, entry k - 1 being Rank-k. Names as for `curve_styles`.
         max_rank: ranks shown at most.
+        legend_below: see `finish_axes`.
 
     Raises:
         ValueError: no curves, a curve that is no rising row of percentages (it is named), or an unknown suffix.
@@ -85,15 +92,30 @@ def draw_cmc(path: str | Path, curves: Mapping[Name, np.ndarray], *, max_rank: i
     axes.set_xlim(0.5, longest + 0.5)
     axes.set_ylim(max(0, np.floor((lowest - 2) / 10) * 10), 101)
     axes.set_xticks([1, *range(5, longest + 1, 5)] if longest > 8 else range(1, longest + 1))
-    finish_axes(axes, "Rank-1 (%)")
+    finish_axes(axes, "Rank-1 (%)", legend_below=legend_below)
     write_figure(figure, path)
 
 
-def finish_axes(axes: Any, legend_title: str | None = None) -> None:
-    """A faint grid, no box, and a legend."""
+def finish_axes(axes: Any, legend_title: str | None = None, *, legend_below: bool = False) -> None:
+    """A faint grid, no box, and a legend.
+
+    Args:
+        axes: with labelled curves; for `legend_below`, alone on a figure of constrained layout.
+        legend_title: above the legend's entries.
+        legend_below: put it below the axes, where it hides no curve however many there are; the figure grows with it.
+    """
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, handlelength=3, fontsize=9, title=legend_title, title_fontsize=9, alignment="left")
+    style: dict[str, Any] = {"frameon": False, "handlelength": 3, "fontsize": 9, "title": legend_title}
+    style |= {"title_fontsize": 9, "alignment": "left"}
+    if not legend_below:
+        axes.legend(**style)
+        return
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 2 if len(labels) > 3 and max(map(len, labels)) <= _HALF_LINE else 1
+    width, height = axes.figure.get_size_inches()
+    axes.figure.set_size_inches(width, height + _LINE_INCHES * (math.ceil(len(labels) / columns) + 1))
+    axes.figure.legend(handles, labels, loc="outside lower left", ncols=columns, **style)
 
 
 def shortened_row(values: np.ndarray) -> str:

@@ -11,7 +11,7 @@ Coordinates: (x, y) as fractions of the image, in the order of common.FIVE_POINT
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -23,7 +23,7 @@ from common.runtime.files import whole_file
 from common.runtime.progress import progress_bar
 from face.data.sources import ImageSource, SourceView
 
-__all__ = ["Landmarks", "read_landmarks", "write_cvlface_landmarks", "write_landmarks"]
+__all__ = ["Landmarks", "check_names", "read_landmarks", "write_cvlface_landmarks", "write_landmarks"]
 
 _POINTS = len(FIVE_POINT_FACE)
 _COORDINATES = [f"{axis}{point}" for point in range(_POINTS) for axis in "xy"]
@@ -236,10 +236,15 @@ def write_landmarks(
     points, scores = _writable(path, len(names), points, scores)
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: {len(names) - len(set(names))} name(s) come twice")
-    if bad := next((name for name in names if "\n" in name or "\r" in name), None):
-        raise ValueError(f"{path}: a name has a line break: {bad!r}")
+    check_names(names, f"{path}: ")
     values = np.concatenate([points.reshape(-1, 2 * _POINTS), scores[:, None]], axis=1)
     _write(path, ["image", *_COORDINATES, "score"], names, values)
+
+
+def check_names(names: Iterable[str], where: str = "") -> None:
+    """Raise a ValueError, which begins with `where`, for a name that a table of landmarks cannot have."""
+    if bad := next((name for name in names if "\n" in name or "\r" in name), None):
+        raise ValueError(f"{where}a name has a line break: {bad!r}")
 
 
 def write_cvlface_landmarks(path: str | Path, points: np.ndarray, scores: np.ndarray | None = None) -> None:

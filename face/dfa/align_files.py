@@ -36,7 +36,7 @@ from common.runtime.files import whole_file, write_bytes, write_text
 from common.runtime.progress import progress_bar
 from common.runtime.run_folder import held_folder
 from face.alignment import Alignment, align_faces, warp_images
-from face.data.landmarks import Landmarks, write_landmarks
+from face.data.landmarks import Landmarks, check_names, write_landmarks
 from face.data.loading import SizedImages, load_batches
 from face.dfa.image_files import ImageFiles
 from face.dfa.predict import differences
@@ -65,6 +65,7 @@ scores [b]."""
 
 _MOST_SAMPLES = 32
 _OVERLAY_HEIGHT, _OVERLAY_SCALE = 160, 2
+_OVERLAY_WIDTH = 1600  # JPEG has a limit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +170,9 @@ def align_files(
 
     Raises:
         FileExistsError: `out`, or the folder for overlays, holds something else.
-        ValueError: `out` in a place where it would be in the way; two images that would have one name; landmarks that
-            no table may have; what an interrupted run was begun with is not what is asked for, or it is still going.
+        ValueError: `out` in a place where it would be in the way; two images that would have one name; a name or
+            landmarks that no table may have; what an interrupted run was begun with is not what is asked for, or it is
+            still going.
         OSError: something cannot be written.
     """
     out = Path(out)
@@ -216,6 +218,7 @@ def _identity(images: ImageFiles, settings: AlignFileSettings) -> dict[str, obje
 
 
 def _out_names(names: Sequence[str], kind: Format) -> list[str]:
+    check_names(names)
     if kind == "same":
         return list(names)
     made = [f"{name.rpartition('.')[0]}.{kind}" for name in names]
@@ -330,7 +333,7 @@ class _Run:
     def _write_overlay(
         self, index: int, image: np.ndarray, points: np.ndarray, made: np.ndarray, aligned: np.ndarray
     ) -> None:
-        """Both at the same height, landmarks drawn after the resizing."""
+        """Both at the same height (a strip is squeezed), landmarks drawn after the resizing."""
         assert self._settings.overlays is not None
         path = (self._settings.overlays / self._images.names[index]).with_suffix(".jpg")
         if self._settings.format == "same":  # or a.jpg and a.png would have one picture
@@ -338,7 +341,8 @@ class _Run:
         path.parent.mkdir(parents=True, exist_ok=True)
         tiles = []
         for pixels, marks in ((image, points), (made, aligned)):
-            width = max(1, round(pixels.shape[1] * _OVERLAY_HEIGHT / pixels.shape[0]))
+            width = round(pixels.shape[1] * _OVERLAY_HEIGHT / pixels.shape[0])
+            width = min(max(width, 1), _OVERLAY_WIDTH)
             how = cv2.INTER_AREA if pixels.shape[0] > _OVERLAY_HEIGHT else cv2.INTER_LINEAR
             tiles.append(
                 draw_landmarks(cv2.resize(pixels, (width, _OVERLAY_HEIGHT), interpolation=how), marks, _OVERLAY_SCALE)

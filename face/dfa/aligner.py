@@ -14,6 +14,7 @@ Coordinates: (x, y), fractions of the image, see `face.alignment`.
 Shape letters: B images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -112,13 +113,39 @@ class FaceAligner(nn.Module):
         Raises:
             ValueError: images of another shape or dtype.
         """
+        return self.align_groups([images])[0]
+
+    def align_groups(self, groups: Sequence[Tensor]) -> list[AlignedFaces]:
+        """The same of images of several sizes: the network, whose images have one size, runs once for all of them.
+
+        Args:
+            groups: [B, 3, h, w] each, of any sizes, as `forward` takes them; of one dtype.
+
+        Returns:
+            The faces of each group.
+
+        Raises:
+            ValueError: images of another shape or dtype.
+        """
+        for images in groups:
+            if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 1 or not images.is_floating_point():
+                raise ValueError(
+                    f"images must be floating point of shape [B, 3, h, w], got {images.dtype} {list(images.shape)}"
+                )
+        views = [_View(images, self.network.image_hw, self.settings) for images in groups]
+        if len(views) == 1:
+            return [self._aligned(groups[0], views[0], self._predict(views[0].images))]
+        if not views:
+            return []
+        found = self._predict(torch.cat([view.images for view in views]))
+        parts = [tensor.split([len(images) for images in groups]) for tensor in found]
+        return [
+            self._aligned(images, view, DFAPrediction(*part))
+            for images, view, *part in zip(groups, views, *parts, strict=True)
+        ]
+
+    def _aligned(self, images: Tensor, view: "_View", found: DFAPrediction) -> AlignedFaces:
         settings = self.settings
-        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < 1 or not images.is_floating_point():
-            raise ValueError(
-                f"images must be floating point of shape [B, 3, h, w], got {images.dtype} {list(images.shape)}"
-            )
-        view = _View(images, self.network.image_hw, settings)
-        found = self._predict(view.images)
         landmarks = view.to_input(found.landmarks)
         from_network = settings.sample_from == "network"
         aligned = align_faces(

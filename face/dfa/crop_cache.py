@@ -6,16 +6,18 @@
 
 A crop is kept with more of the photograph around it than its square, so that an augmentation can move, turn and shrink
 it, and in whole pixels of the photograph, so that the one interpolation is still to come. Only where it is larger than
-`max_side` has it been shrunk. A folder takes its name when all of it is there.
+`max_side` has it been shrunk. A folder takes its name when all of it is there; until then it is in a hidden one beside
+it, which the next run clears should this one be killed.
 
 Crops without a face are squares in which, with all that is kept around them, no annotated face has a part, those that
 were left out for their size included.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +26,9 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
-from common.runtime.files import whole_folder, write_text
+from common.runtime.files import write_text
 from common.runtime.progress import progress_bar
+from common.runtime.run_folder import held_folder
 from common.runtime.workers import work_all
 from face.data.images import ImageError, decode_image
 from face.data.records import RecordSource, RecordWriter
@@ -193,8 +196,7 @@ def cached_crops(
             return CropCache(folder)
         if not remake:
             raise StaleCropsError(
-                f"{folder}: was made with other {' and '.join(different)}; remove it, name another folder, or let it "
-                "be made anew"
+                f"{folder}: was made with other {' and '.join(different)}; remove it, or name another folder"
             )
         _remove(folder)
     return make_crops(annotations, folder, settings, workers)
@@ -214,21 +216,18 @@ def make_crops(
     Raises:
         FileExistsError: the folder is there and not empty.
         ImageError: a photograph does not decode, unless those are skipped.
-        ValueError: workers below 1, no crop is left.
+        ValueError: workers below 1, no crop is left, or another process is making the folder.
         OSError: something cannot be read or written.
         BrokenProcessPool: a worker process died. After an error there is no folder.
     """
     folder, settings = Path(folder), settings or CropSettings()
     if workers < 1:
         raise ValueError(f"workers must be >= 1, got {workers}")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: expected a new or empty folder for crops, found something else")
+    _check_free(folder)
     order = np.argsort(annotations.image_of, kind="stable")
     photographs = np.unique(annotations.image_of)
     chunks = [photographs[begin : begin + _CHUNK] for begin in range(0, len(photographs), _CHUNK)]
-    with whole_folder(folder) as made:
-        shards = made / "shards"
-        shards.mkdir()
+    with _unfinished(folder) as (made, shards):
         tasks = [
             _Task(shards / str(number), _photographs(annotations, chunk, order)) for number, chunk in enumerate(chunks)
         ]
@@ -242,8 +241,29 @@ def make_crops(
                 bar.update(cut.photographs)
         cuts = [results[task.shard] for task in tasks]
         _write(annotations, made, settings, cuts)
-        shutil.rmtree(shards)
+        os.replace(made, folder)
     return CropCache(folder)
+
+
+def _check_free(folder: Path) -> None:
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: expected a new or empty folder for crops, found something else")
+
+
+@contextmanager
+def _unfinished(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """New folders for crops and for shards of them, in a hidden one that no other process has meanwhile."""
+    parts = folder.with_name(f".{folder.name}.parts")
+    with held_folder(parts):
+        try:
+            _check_free(folder)  # another process may have been faster
+            made, shards = parts / "crops", parts / "shards"
+            for each in (made, shards):
+                shutil.rmtree(each, ignore_errors=True)  # of a run that was killed
+                each.mkdir()
+            yield made, shards
+        finally:
+            shutil.rmtree(parts, ignore_errors=True)
 
 
 class _Photograph(NamedTuple):

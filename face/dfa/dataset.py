@@ -22,7 +22,7 @@ from face.augment import AugmentationSettings, FaceAugmentation
 from face.augment.geometry import Placement, draw_placement
 from face.data import ImageError
 from face.dfa.crops import FACE, NO_FACE, Crop, CropSource, cut_frame, frame_matrix, map_points
-from face.training.dataset import make_loader
+from face.training.loading import make_loader
 from face.training.sampler import SampleKey
 
 __all__ = ["CropSet", "DFABatch", "DFASample", "collate_crops", "make_crop_loader", "plain_batches"]

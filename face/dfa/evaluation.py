@@ -8,6 +8,7 @@ Shape letters: n faces with landmarks, B images of a batch, h x w pixels.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -15,12 +16,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from common.runtime.curves import Name, curve_title
 from common.runtime.distribution import Precision, gather_lists, world_size
 from common.runtime.progress import progress_bar
-from common.runtime.workers import loader_processes
 from face.data.images import ImageError
 from face.data.landmarks import read_landmarks
 from face.data.sources import ImageSource
@@ -31,6 +31,7 @@ from face.dfa.dataset import CropSet, DFABatch, make_crop_loader
 from face.dfa.landmark_errors import LandmarkMetricSettings, LandmarkResult, point_errors
 from face.dfa.network import DFANetwork, DFAPrediction
 from face.models.base import pixels_to_input
+from face.training.loading import make_loader
 
 __all__ = [
     "AGGREGATED",
@@ -167,9 +168,8 @@ def evaluate_table(
     indices = _annotated(crops.kinds)
     table = read_landmarks(path, cast(ImageSource, _FaceKeys(crops.annotations)), allow_extra=True)
     part = _part(indices)
-    loader = DataLoader(
-        _InFrame(crops, table.points), sampler=part.tolist(), batch_size=None, **loader_processes(num_workers)
-    )
+    batches = [[index] for index in part.tolist()]
+    loader = make_loader(_InFrame(crops, table.points), batches, num_workers, False, itemgetter(0))
     outcome: list[Any]
     try:
         bar = progress_bar(loader, total=len(part), desc=progress, unit="face", disable=progress is None or _rank() > 0)

@@ -33,7 +33,7 @@ from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
 from common.runtime.run_folder import held_folder
 from face.data.images import ImageError, resize_image
-from face.data.landmarks import write_cvlface_landmarks, write_landmarks
+from face.data.landmarks import check_names, write_cvlface_landmarks, write_landmarks
 from face.data.loading import DecodedBatch, load_batches
 from face.data.sources import ImageSource
 from face.dfa.aligner import FaceAligner
@@ -208,6 +208,8 @@ class _Run:
             raise FileExistsError(f"{self._out}: exists already; remove it, or write another file")
         if not self._out.parent.is_dir():
             raise FileNotFoundError(f"{self._out.parent}: no such folder")
+        if not self._settings.cvlface:
+            check_names((self._source.key_of(index) for index in range(len(self._source))), f"{self._source.root}: ")
 
     def _plan(self, identity: dict[str, object]) -> list[int]:
         """The blocks that are not done, as the first process sees them."""

@@ -1,6 +1,6 @@
 """How far predicted landmarks are from the true ones: normalised mean error, cumulative errors, failures.
 
-Source: the normalised mean error (NME) of RetinaFace (https://arxiv.org/abs/1905.00641, 4.5), which Kim et al., CVPR
+Source: the normalised mean error (NME) of RetinaFace (https://arxiv.org/abs/1905.00641), which Kim et al., CVPR
 2024, https://arxiv.org/abs/2403.14852, supplementary 3.1, follow: the distance of each of the five points in the units
 of the face's size, sqrt(w h) of its annotated box; the mean over points, then over faces. Their 0.0518 is 5.18 here.
 

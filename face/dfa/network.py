@@ -204,8 +204,10 @@ class DFANetwork(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         features = self.pyramid(self.body(images))
         levels = [
-            head(context(x)).permute(0, 2, 3, 1).reshape(x.shape[0], -1, sum(_VALUES))
-            for head, context, x in zip(self.heads, self.contexts, features, strict=True)
+            head(context(x)).permute(0, 2, 3, 1).reshape(x.shape[0], x.shape[2] * x.shape[3] * len(sizes), sum(_VALUES))
+            for head, context, x, sizes in zip(
+                self.heads, self.contexts, features, self.settings.anchor_sizes, strict=True
+            )
         ]
         values = torch.cat(levels, dim=1)
         return values.float() if under_autocast(values) else values

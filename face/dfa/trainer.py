@@ -24,6 +24,7 @@ from face.dfa.crop_cache import CropCache, CropSettings, cached_crops
 from face.dfa.crops import FACE, PhotographCrops
 from face.dfa.dataset import CropSet, DFABatch, make_crop_loader
 from face.dfa.evaluation import AGGREGATED, BEST_ANCHOR, evaluate_landmarks
+from face.dfa.landmark_cache import raise_in_all
 from face.dfa.losses import DFALoss
 from face.dfa.pretrained import create_dfa, load_dfa, save_dfa
 from face.dfa.settings import DFADataSettings, DFATestSetSettings, DFATrainSettings
@@ -166,7 +167,13 @@ def _open_crops(data: DFADataSettings, accelerator: Accelerator, log: RunLog) ->
     annotations = read_annotations(data.layout, data.labels, data.images, min_side_px=data.min_side_px)
     log.log_info(annotations.describe())
     settings = CropSettings(padding=data.padding, background_share=data.background_share, skip_broken=data.skip_broken)
-    with accelerator.main_process_first():
-        crops = cached_crops(annotations, data.cache, settings, workers=max(1, data.num_workers))
+    problem: Exception | None = None
+    if accelerator.is_main_process:
+        try:
+            cached_crops(annotations, data.cache, settings, workers=max(1, data.num_workers))
+        except (ValueError, OSError) as error:
+            problem = error
+    raise_in_all(problem)
+    crops = CropCache(data.cache)
     log.log_info(crops.describe())
     return crops, annotations.digest

@@ -1,7 +1,8 @@
 """The `.bin` files of verification sets: encoded images two by two, and whether the two are of the same person.
 
 Source: deepinsight/insightface@7fadd42, recognition/arcface_torch/eval/verification.py; a file is the pickle of
-(images, same). lfw.bin, cfp_fp.bin, agedb_30.bin and their like come so, most of them written by Python 2.
+(images, same). lfw.bin, cfp_fp.bin, agedb_30.bin and their like come so, most of them written by Python 2. Files of
+recognition/arcface_mxnet/common/build_eval_pack.py have the arrays that cv2.imencode gives in place of bytes.
 Deliberate difference: read with stand-ins (`common.runtime.pickles`) instead of `pickle.load`, which runs whatever a
 stranger put in a file. Lists, tuples, bytes, booleans and NumPy's arrays and scalars of numbers are let in, by any
 protocol of Python 2 and 3; any other name is refused.
@@ -121,8 +122,8 @@ def _as_pairs(content: Any) -> BinPairs:
 def _as_image(image: Any, number: int) -> bytes:
     if isinstance(image, PickledArray):
         image = image.build()
-    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 1:
-        image = image.tobytes()
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.shape in ((image.size,), (image.size, 1)):
+        image = image.tobytes()  # what cv2.imencode gives; older ones give a column
     if not isinstance(image, bytes | bytearray) or not image:
         raise RefusedError(f"image {number} must be the bytes of an encoded image, found {_found(image)}")
     return bytes(image)

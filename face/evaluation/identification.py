@@ -2,10 +2,9 @@
 
 Gallery images are ranked by cosine similarity. An image of another person that is exactly as similar as one of the
 probe's own is ranked before it, so results depend on no order of rows, and embeddings that are all equal get no hit.
-Similarities are computed in float64 and compared as float32, so that an image that is in a gallery twice is a tie,
-whatever order a sum was taken in.
+face.evaluation.template_search does the work, also for probes whose person the gallery lacks.
 
-Shape letters: n probes, m gallery images, E embedding channels, P images of the probe's person in the gallery.
+Shape letters: n probes, m gallery images, E embedding channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,13 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from face.evaluation.checks import check_embeddings
+from face.evaluation.template_search import label_codes, rank_rates, search
 
 __all__ = ["RANKS", "IdentificationResult", "check_closed_set", "identify"]
 
 RANKS = (1, 5, 10, 20)
-_MAX_RANK = 50  # length of the CMC curve
-_CELLS = 2**24  # similarities in memory at one time
-_FEW = 8  # images of a person, up to which it is quicker to count by comparing than to sort
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -55,7 +52,7 @@ def identify(
 ) -> IdentificationResult:
     """Metrics of probes against a gallery.
 
-    Memory stays at about 2**24 similarities, however many probes there are.
+    Memory stays at a block of similarities, however many probes and gallery images there are.
 
     Args:
         probe: [n, E] float32 or float64, of any length.
@@ -71,31 +68,17 @@ def identify(
     """
     check_embeddings(probe, name_of_probe)
     check_embeddings(gallery, name_of_gallery)
-    if probe.shape[1] != gallery.shape[1]:
-        raise ValueError(f"embeddings of probes and gallery differ in length: {probe.shape[1]} and {gallery.shape[1]}")
-    wanted, offered = _codes(probe_labels, gallery_labels, len(probe), len(gallery))
+    label_codes(probe_labels, gallery_labels, len(probe), len(gallery))
     check_closed_set(probe_labels, gallery_labels, name_of_probe)
-    probe, gallery = _directions(probe), _directions(gallery)
-    order = np.argsort(offered, kind="stable")
-    starts, ends = np.searchsorted(offered[order], wanted), np.searchsorted(offered[order], wanted, side="right")
-
-    first_match = np.empty(len(probe), dtype=np.int64)
-    average_precision = np.empty(len(probe))
-    step = max(1, _CELLS // len(gallery))
-    for begin in range(0, len(probe), step):
-        similarities = (probe[begin : begin + step] @ gallery.T).astype(np.float32)
-        for row, number in zip(similarities, range(begin, len(probe)), strict=False):
-            places = _places(row, order[starts[number] : ends[number]])
-            first_match[number] = places[0]
-            average_precision[number] = 100 * np.mean(np.arange(1, len(places) + 1) / places)
-    hits = np.bincount(first_match, minlength=len(gallery) + 1)[1:]
-    cmc = 100 * np.cumsum(hits) / len(probe)
+    result = search(
+        probe, gallery, probe_labels, gallery_labels, name_of_probe=name_of_probe, name_of_gallery=name_of_gallery
+    )
     return IdentificationResult(
-        rank={k: float(cmc[k - 1]) for k in RANKS if k <= len(gallery)},
-        mean_ap=float(average_precision.mean()),
-        cmc=cmc[:_MAX_RANK],
-        first_match=first_match,
-        average_precision=average_precision,
+        rank=rank_rates(result, RANKS),
+        mean_ap=float(result.average_precision.mean()),
+        cmc=result.cmc,
+        first_match=result.first_match,
+        average_precision=result.average_precision,
     )
 
 
@@ -118,39 +101,3 @@ def check_closed_set(
         raise ValueError(
             f"{len(strangers)} of {len(labels)} probes are of persons that the gallery lacks, first: {shown}{more}"
         )
-
-
-def _places(similarities: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """[P] ranks from 1, rising, of the images `own` among [m]."""
-    others = similarities.copy()
-    others[own] = -np.inf
-    matches = np.sort(similarities[own])[::-1]
-    if len(own) <= _FEW:
-        before = np.array([np.count_nonzero(others >= value) for value in matches])
-    else:
-        before = len(others) - np.searchsorted(np.sort(others), matches)
-    return before + np.arange(1, len(own) + 1)
-
-
-def _directions(embeddings: np.ndarray) -> np.ndarray:
-    embeddings = embeddings.astype(np.float64)
-    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
-    return embeddings / np.where(lengths == 0, 1, lengths)
-
-
-def _codes(
-    probe: Sequence[str] | np.ndarray, gallery: Sequence[str] | np.ndarray, n: int, m: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as integers, [n] and [m]."""
-    arrays = []
-    for name, labels, length in (("probe", probe, n), ("gallery", gallery, m)):
-        array = np.asarray(labels)
-        if array.shape != (length,) or array.dtype.kind not in "iuU":
-            found = f"{array.dtype} {list(array.shape)}"
-            raise ValueError(f"{name}_labels must be {length} strings or integers, got {found}")
-        arrays.append(array)
-    if (arrays[0].dtype.kind == "U") != (arrays[1].dtype.kind == "U"):
-        found = f"{arrays[0].dtype} and {arrays[1].dtype}"
-        raise ValueError(f"labels must be all strings or all integers, got {found}")
-    codes = np.unique(np.concatenate(arrays), return_inverse=True)[1]
-    return codes[:n], codes[n:]

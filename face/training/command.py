@@ -45,10 +45,12 @@ def training_command(
     args = _parse(argv, prog, description)
     # Threads that wait spin by default, which starves whatever else runs on a machine of few cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    try:
-        stopped = run(args)
-        from common.runtime.distribution import leave_group
+    from common.runtime.distribution import leave_group
+    from common.runtime.workers import exit_code, sigterm_interrupts
 
+    try:
+        with sigterm_interrupts():  # the loop has its own answer to it
+            stopped = run(args)
         leave_group()
         return 0 if stopped is None else 128 + stopped
     except (ValueError, OSError, FloatingPointError) as error:
@@ -61,6 +63,6 @@ def training_command(
             raise
         print(f"error: a process that loads images died ({error}); is there memory enough?", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return exit_code(interrupt)

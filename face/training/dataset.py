@@ -4,22 +4,21 @@ What is drawn for an image follows from (seed, epoch, place) alone: see sampler.
 Shape letters: B images of a batch, h x w pixels, L = 5 landmarks.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from common.runtime.workers import loader_processes
 from face.augment import FaceAugmentation
 from face.data import ImageError, ImageSource, Landmarks
 from face.reference import reference_landmarks
 from face.training.sampler import SampleKey
 
-__all__ = ["FaceBatch", "FaceSample", "TrainingSet", "collate", "make_loader"]
+__all__ = ["FaceBatch", "FaceSample", "TrainingSet", "collate"]
 
 # An image that does not decode is replaced by the next one that does; a set where so many in a row do not is broken.
 _MOST_BROKEN = 100
@@ -147,29 +146,4 @@ def collate(samples: Sequence[FaceSample]) -> FaceBatch:
         labels=torch.tensor([sample.label for sample in samples], dtype=torch.int64),
         indices=torch.tensor([sample.place for sample in samples], dtype=torch.int64),
         broken=tuple(name for sample in samples for name in sample.broken),
-    )
-
-
-def make_loader(
-    dataset: Dataset[Any],
-    batches: Iterable[Sequence[Any]],
-    num_workers: int,
-    pin_memory: bool,
-    collate: Callable[[Any], Any] = collate,
-) -> DataLoader[Any]:
-    """Batches in their order, loaded by `num_workers` processes; 0: by this one.
-
-    Args:
-        dataset: of samples.
-        batches: keys of the samples of each batch, such as `EpochBatches`.
-        num_workers, pin_memory: of the loader.
-        collate: samples to a batch.
-    """
-    return DataLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]  # any iterable with a length does
-        **loader_processes(num_workers),
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if num_workers else None,
     )

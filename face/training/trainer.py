@@ -28,7 +28,8 @@ from face.pictures import face_grid
 from face.pipelines import make_pipeline
 from face.training.checkpoints import RunParts
 from face.training.data import open_training_set
-from face.training.dataset import FaceBatch, make_loader
+from face.training.dataset import FaceBatch, collate
+from face.training.loading import make_loader
 from face.training.loop import RunOptions, Tested, TrainingLoop, run_training
 from face.training.optimisation import make_optimizer
 from face.training.sampler import EpochBatches
@@ -129,7 +130,7 @@ class _Trainer(TrainingLoop[TrainSettings, FaceBatch]):
 
     def _loader(self, batches: EpochBatches) -> DataLoader[Any]:
         on_gpu = self._accelerator.device.type == "cuda"
-        return make_loader(self._data, batches, self._settings.data.num_workers, pin_memory=on_gpu)
+        return make_loader(self._data, batches, self._settings.data.num_workers, on_gpu, collate)
 
     def _compute(self, batch: FaceBatch) -> tuple[Tensor, dict[str, Tensor]]:
         embeddings = self._embed(batch)

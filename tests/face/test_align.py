@@ -204,6 +204,26 @@ class Stopping:
         return found.landmarks, found.score
 
 
+def test_overlays_of_strips(tmp_path):
+    """Which at the height of the picture would be wider than a JPEG may be."""
+    write(tmp_path / "in" / "wide.png", np.full((4, 2000, 3), 128, np.uint8))
+    write(tmp_path / "in" / "high.png", np.full((2000, 4, 3), 128, np.uint8))
+    wide, high = (reference_landmarks(pixels=False).astype(np.float32) * scale for scale in ((0.002, 1), (1, 0.002)))
+    write_landmarks(tmp_path / "in" / "landmarks.csv", ["wide.png", "high.png"], np.stack([wide, high]))
+    given = ("--landmarks", tmp_path / "in" / "landmarks.csv", "--overlays", tmp_path / "seen")
+    assert align(tmp_path / "in", tmp_path / "out", *given) == 0
+    for name, width in (("wide", 1600), ("high", 1)):
+        assert read(tmp_path / "seen" / f"{name}.jpg").shape == (320, 2 * (width + 160), 3)  # drawn at twice the size
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_names_that_no_table_can_have_come_up_first(faces, tmp_path, capsys):
+    (faces / "two\nlines.png").write_bytes(b"")
+    assert align(faces, tmp_path / "out", "--weights", "dots") == 2
+    assert r"a name has a line break: 'two\nlines.png'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_interrupted_run_goes_on(faces, tmp_path, dot_aligner):
     whole, out = tmp_path / "whole", tmp_path / "out"
     settings = AlignFileSettings(batch_size=2, num_workers=0)

@@ -193,6 +193,8 @@ def test_outside_is_fill():
 DEGENERATE = {
     "all equal": torch.full((5, 2), 0.3),
     "zeros": torch.zeros(5, 2),
+    "on a line": torch.linspace(0.2, 0.7, 10).view(5, 2),
+    "upright line": torch.stack([torch.full((5,), 0.4), torch.tensor([0.3, 0.1, 0.5, 0.9, 0.7])], 1),
     "tiny": 1e-12 * torch.arange(10.0).view(5, 2),
     "nan": torch.full((5, 2), 0.5).index_fill(0, torch.tensor([2]), float("nan")),
     "all nan": torch.full((5, 2), float("nan")),
@@ -231,6 +233,13 @@ def test_no_similarity_is_plain_resizing_and_a_flag(name, align_corners, rng):
     (without.images * weights[::2]).sum().backward(retain_graph=True)
     without.landmarks.sum().backward()
     torch.testing.assert_close(landmarks.grad[::2], alone.grad, atol=1e-2, rtol=1e-4)
+
+
+def test_a_line_that_the_reference_has_too_is_aligned():
+    line = torch.tensor([[[0.2, 0.3], [0.4, 0.5], [0.7, 0.8]]])
+    found = align_faces(torch.zeros(1, 1, 20, 20), line, (20, 20), reference=line[0] + 0.1)
+    assert found.valid.all()
+    torch.testing.assert_close(found.landmarks, line + 0.1)
 
 
 def test_matrices_without_an_inverse_give_fill():

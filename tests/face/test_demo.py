@@ -1,6 +1,7 @@
 """The demo: its table says what came out, it removes nothing but its own folder, and a tiny one runs through."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
@@ -53,7 +54,8 @@ def test_folder_of_somebody_else_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_tiny_demo_runs_through_and_again(tmp_path):
+def test_tiny_demo_runs_through_and_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # no pool of processes for a few faces
     overrides = {
         "data": {"num_workers": 0},
         "model": {"settings": {"depth": 1, "embed_dim": 16}},

@@ -1,6 +1,7 @@
 """Tables of the landmarks of whole sets: RecordIO and folders, padding, broken images, resuming, several processes."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 
@@ -92,6 +93,14 @@ def test_images_that_do_not_decode(faces, tmp_path, capsys):
     assert "landmarks of 10 of 11 images" in said.out
     assert f"1 image(s) do not decode and have no row, see {out}.missing.txt: {faces}/id1/06.png: 8 bytes" in said.err
     assert (tmp_path / "out.csv.missing.txt").read_text().startswith(f"{faces}/id1/06.png: 8 bytes, beginning")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_names_that_the_table_cannot_have_come_up_first(faces, tmp_path, capsys):
+    (faces / "id0" / "two\nlines.png").write_bytes((faces / "id0" / "00.png").read_bytes())
+    assert find(faces, tmp_path / "out.csv") == 2
+    assert rf"{faces}: a name has a line break: 'id0/two\nlines.png'" in capsys.readouterr().err
+    assert find(faces, tmp_path / "ldmk_5points.csv", "--cvlface") == 0  # which has none
 
 
 def test_an_image_that_was_mended(faces, tmp_path, dot_aligner):

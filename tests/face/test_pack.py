@@ -107,6 +107,7 @@ def test_as_a_program(faces, tmp_path):
         env={**os.environ, "PYTHONPATH": root},
         check=True,
         capture_output=True,
+        timeout=60,
     )
     source, records = FolderSource(faces), RecordSource(tmp_path / "set")
     assert [records.read_bytes(index) for index in range(4)] == [source.read_bytes(index) for index in range(4)]

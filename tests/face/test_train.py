@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from face.train import main
+from face.training.command import training_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -43,6 +44,20 @@ def test_seed_must_not_be_negative(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--cfgs", "x.yaml", "--seed", "-1"])
     assert "--seed must not be negative" in capsys.readouterr().err
+
+
+def test_sigterm_before_the_first_step_lets_files_be_cleared(tmp_path, capsys):
+    cleared = []
+
+    def prepare(args):
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleared.append(args.cfgs)
+
+    assert training_command(["--cfgs", "x.yaml"], "train", "", prepare) == 143
+    assert cleared == [Path("x.yaml")]
+    assert capsys.readouterr().err == "interrupted\n"
 
 
 def test_help_does_not_wait_for_torch():

@@ -1,13 +1,16 @@
 """The demo: its table is honest about noise, it removes nothing but its own folder, and a tiny one runs through."""
 
 import json
+import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+import plugin.prepare.run
 from common.runtime.settings import merge
+from common.runtime.workers import work_all
 from plugin.demo import METRICS, MODELS, format_table, main, run_demo
 from plugin.evaluation import RetrievalResult
 from plugin.runtime.runner import TestResult
@@ -55,7 +58,10 @@ def test_folder_of_somebody_else_is_left_alone(tmp_path, capsys):
     assert (tmp_path / "thesis.tex").exists()
 
 
-def test_tiny_demo_runs_through_and_again(tmp_path):
+def test_tiny_demo_runs_through_and_again(tmp_path, monkeypatch):
+    # No pools of processes for a few walkers.
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(plugin.prepare.run, "work_all", lambda work, tasks, workers: work_all(work, tasks, 1))
     overrides = {
         "data_cfg": {"num_workers": 0},
         "trainer_cfg": {

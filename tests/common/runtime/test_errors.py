@@ -20,3 +20,6 @@ def test_the_same_wherever_it_was_met(processes):
     with pytest.raises(ValueError, match="does not decode") as caught:
         list(DataLoader(Broken(), timeout=60 * processes, **loader_processes(processes)))
     assert error_text(caught.value) == "image 0: does not decode"
+    # A loader that is freed with the garbage, in a cycle with its error, waits ten seconds for its processes.
+    caught.value.with_traceback(None)
+    del caught

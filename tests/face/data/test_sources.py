@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
+from common.runtime.workers import loader_processes
 from face.data import FolderSource, RecordSource, SourceView, keep_identities, open_source
 
 
 def test_either_kind(cvlface_set, face_folder):
     assert isinstance(open_source(cvlface_set), RecordSource)
+    assert open_source(cvlface_set / "train.rec").root == cvlface_set
     assert isinstance(open_source(str(face_folder[0])), FolderSource)
 
 
@@ -44,8 +46,8 @@ def test_workers_read_what_this_process_reads(start, cvlface_set, face_folder):
     """Every image once, after this process has read as well, whose descriptors the forked ones inherit."""
     images = Images(open_source(cvlface_set), open_source(face_folder[0]))
     here = [images[position] for position in range(13)]
-    options = {"num_workers": 2, "shuffle": True, "collate_fn": list, "multiprocessing_context": start}
-    there = [item for batch in DataLoader(images, batch_size=2, **options) for item in batch]
+    options = {"shuffle": True, "collate_fn": list, "timeout": 60, "multiprocessing_context": start}
+    there = [item for batch in DataLoader(images, batch_size=2, **options, **loader_processes(2)) for item in batch]
     assert sorted(there) == here
     assert [images[position] for position in range(13)] == here
 

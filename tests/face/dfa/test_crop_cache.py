@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from common.runtime.run_folder import held_folder
 from face.data import ImageError
 from face.dfa import crop_cache
 from face.dfa.annotations import read_retinaface_labels
@@ -148,6 +149,17 @@ def test_what_is_interrupted_leaves_nothing(faces, tmp_path, monkeypatch, error)
     assert list(place.iterdir()) == []
     monkeypatch.undo()
     assert len(cached_crops(faces, place / "crops")) == 5
+
+
+def test_one_process_cuts_at_a_time_and_clears_what_was_killed(faces, tmp_path):
+    parts = tmp_path / ".crops.parts"
+    (parts / "shards").mkdir(parents=True)
+    (parts / "shards/0").write_text("half of a shard")
+    with held_folder(parts), pytest.raises(ValueError, match=r"\.crops\.parts: another run writes to it"):
+        cached_crops(faces, tmp_path / "crops")
+    assert (parts / "shards/0").read_text() == "half of a shard"
+    assert len(cached_crops(faces, tmp_path / "crops")) == 5
+    assert not parts.exists()
 
 
 def test_workers_change_nothing(faces, tmp_path, monkeypatch):

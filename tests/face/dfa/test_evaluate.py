@@ -141,9 +141,9 @@ def test_a_table_without_any_of_the_faces_has_no_mean(folder, tmp_path):
 
 def test_two_processes_are_one(folder, tmp_path, torchrun):
     more = [*weights(folder, "mobile"), "--predictions", folder / "other.csv", "--batch-size", 1]
-    process = torchrun.start("-m", "face.dfa.evaluate", *arguments(folder, tmp_path / "two", *more))
+    process = torchrun("-m", "face.dfa.evaluate", *arguments(folder, tmp_path / "two", *more))
     assert main(arguments(folder, tmp_path / "one", *more)) == 0
-    out, err = torchrun.finish(process)
+    out, err = process.finish()
     assert process.returncode == 0, err
     assert out.count("| mobile | yes") == 1
     one, two = (json.loads((tmp_path / name / "results.json").read_text())["results"] for name in ("one", "two"))

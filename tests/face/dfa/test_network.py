@@ -71,6 +71,14 @@ def test_aggregation_by_loop(rng, network):
     assert_close(prediction.boxes, again.boxes)
 
 
+def test_no_images(network):
+    output = network.eval()(torch.empty(0, 3, *SMALL.image_hw))
+    assert output.logits.shape == (0, len(network.anchors), 2)
+    assert output.landmarks.shape == (0, 5, 2)
+    for aggregate in (True, False):
+        assert network.predict(torch.empty(0, 3, *SMALL.image_hw), aggregate).landmarks.shape == (0, 5, 2)
+
+
 @pytest.mark.parametrize("anchor", [0, 17, 83])
 def test_all_weight_on_one_anchor(anchor, rng, network):
     """Then the answer is this anchor's."""

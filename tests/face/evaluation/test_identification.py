@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from face.evaluation import identification
+from face.evaluation import template_search
 from face.evaluation.identification import identify
 
 
@@ -64,7 +64,7 @@ def test_the_same_image_under_two_names_is_a_tie(rng):
 def test_parts_make_the_whole(monkeypatch):
     arguments = example(3, levels=2)
     whole = identify(*arguments)
-    monkeypatch.setattr(identification, "_CELLS", 3 * 70)
+    monkeypatch.setattr(template_search, "_CELLS", 3 * 70)
     parts = identify(*arguments)
     np.testing.assert_array_equal(parts.first_match, whole.first_match)
     np.testing.assert_array_equal(parts.average_precision, whole.average_precision)

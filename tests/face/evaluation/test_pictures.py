@@ -7,8 +7,12 @@ import numpy as np
 import pytest
 
 from face.evaluation import pictures
-from face.evaluation.pictures import draw_roc
-from face.evaluation.roc import roc_curve
+from face.evaluation.identification import identify
+from face.evaluation.pictures import draw_det, draw_results, draw_roc
+from face.evaluation.protocols import TemplateDetails
+from face.evaluation.roc import RocCurve, equal_error_rate, roc_curve
+from face.evaluation.template_search import search
+from face.evaluation.verification import verify_distances
 
 
 def curve(seed, pairs=200, shift=1.0):
@@ -51,6 +55,91 @@ def test_colours_are_of_networks_and_lines_of_sets(drawn):
     lines = [line for line in drawn[0].axes[0].lines if line.get_alpha() is None]
     assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
     assert lines[0].get_linestyle() == "-" != lines[1].get_linestyle() == lines[2].get_linestyle()
+
+
+def test_millions_of_impostors_are_shown_down_to_1e_6(drawn):
+    far = np.array([0, 1e-7, 1e-6, 1e-3, 1])
+    many = RocCurve(far=far, tar=np.array([0, 0.1, 0.55, 0.9, 1]), thresholds=far, different=10**7)
+    draw_roc("roc.png", {"many": many})
+    (axes,) = drawn[0].axes
+    assert axes.get_xlim() == (1e-6, 1)
+    assert axes.get_ylim() == (50, 101)  # of what is seen
+
+
+def test_det_shows_both_errors(drawn):
+    few, many = curve(0), curve(1, pairs=2000, shift=2.0)
+    draw_det("det.png", {"few": few, "many": many})
+    (axes,) = drawn[0].axes
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert axes.get_xlim() == (0.5 / 1000, 1)
+    stairs = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
+    for line, each in zip(stairs, (few, many), strict=True):
+        far, missed = (values[~np.isnan(line.get_ydata())] for values in line.get_data())
+        for x, y in zip(far, missed, strict=True):
+            assert y == pytest.approx(1 - each.tar[each.far <= x].max())
+        assert missed.min() > 0
+    bottom, top = axes.get_ylim()
+    assert (bottom, top) == (1e-3, 1)
+    (legend,) = drawn[0].legends
+    assert [text.get_text() for text in legend.get_texts()] == [
+        f"{name}  {100 * equal_error_rate(each):.2f}" for name, each in (("few", few), ("many", many))
+    ]
+
+
+def test_det_without_errors(tmp_path):
+    same = np.arange(40) % 2 == 0
+    draw_det(tmp_path / "det.png", {"all right": roc_curve(np.where(same, 0.0, 1.0), same)})
+    assert (tmp_path / "det.png").is_file()
+
+
+def test_no_legend_below_lies_on_curves_and_many_entries_have_room(drawn):
+    curves = {f"model {number}": curve(number) for number in range(12)}
+    draw_roc("roc.png", curves, legend_below=True)
+    (figure,) = drawn
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    axes = figure.axes[0].get_window_extent()
+    assert legend.get_window_extent().y1 < axes.y0
+    assert axes.height > 0.4 * figure.bbox.height
+    assert len(legend.get_texts()) == 12
+
+
+def draw_set(tmp_path, **results):
+    written = draw_results(tmp_path, "toy", results)
+    assert sorted(os.listdir(tmp_path)) == sorted(path.name for path in written)
+    return [path.name for path in written]
+
+
+def test_results_of_pairs(tmp_path):
+    same = np.arange(40) % 2 == 0
+    distances = np.random.default_rng(0).uniform(0, 2, 40)
+    names = draw_set(tmp_path, a=verify_distances(distances, same), b=verify_distances(distances / 2, same))
+    assert names == ["roc_toy.png", "det_toy.png"]
+    assert all(cv2.imread(str(tmp_path / name)).std() > 1 for name in names)
+
+
+def test_results_of_identification(tmp_path):
+    random = np.random.default_rng(0)
+    found = identify(random.standard_normal((4, 3)), random.standard_normal((4, 3)), list("abcd"), list("abcd"))
+    assert draw_set(tmp_path, a=found) == ["cmc_toy.png"]
+
+
+def test_results_of_templates(tmp_path, monkeypatch):
+    random = np.random.default_rng(0)
+    gallery = random.standard_normal((3, 4))
+    both, none = (search(random.standard_normal((3, 4)), gallery, labels, [0, 1, 2]) for labels in ([0, 1, 2], [7, 8, 9]))
+    shown = {}
+    for kind in ("roc", "cmc"):
+        monkeypatch.setattr(
+            pictures, f"draw_{kind}", lambda path, curves, legend_below, kind=kind: shown.update({kind: list(curves)})
+        )
+    ijb = TemplateDetails(rocs={"verification": curve(0)}, searches={"search": both, "g1": both, "g2": none})
+    draw_results(tmp_path, "ijbc", {"a": ijb, "b": ijb})
+    assert shown == {"roc": ["a", "b"], "cmc": ["a", "b"]}
+    ijbs = TemplateDetails(rocs={}, searches={"surveillance_to_single": both, "x": both, "of_nobody": none})
+    shown.clear()
+    draw_results(tmp_path, "ijbs", {"a": ijbs})
+    assert shown == {"cmc": [("a", "surveillance to single"), ("a", "x")]}
 
 
 def test_files(tmp_path):

@@ -6,7 +6,6 @@ Three processes are started once for all tests of this file. Rows and classes ar
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.testing import assert_close
@@ -156,7 +155,7 @@ def _process(process, folder):
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def folder(tmp_path_factory, run_processes):
     """Where the processes left what they found, after one alone had trained for two steps."""
     folder = tmp_path_factory.mktemp("processes")
     for name, make in OPTIMIZERS.items():
@@ -165,7 +164,7 @@ def folder(tmp_path_factory):
         train(head, optimizer, [0, 1])
         for kind in ("same", "trained"):
             save_class_shards(folder / f"{kind}-1", name, head, optimizer)
-    mp.spawn(_process, args=(folder,), nprocs=max(GROUPS))
+    run_processes(_process, (folder,), max(GROUPS))
     return folder
 
 

@@ -12,7 +12,8 @@ from face.data import ImageError, RecordWriter
 from face.models.base import pixels_to_input
 from face.reference import reference_landmarks
 from face.training.data import open_training_set
-from face.training.dataset import collate, make_loader
+from face.training.dataset import collate
+from face.training.loading import make_loader
 from face.training.sampler import EpochBatches, SampleKey
 from face.training.settings import DataSettings
 
@@ -77,7 +78,7 @@ def test_what_is_drawn_follows_from_seed_epoch_and_place(faces):
 def test_batches_have_what_samples_have(faces):
     data = open_set(faces / "train", AugmentationSettings())
     batches = EpochBatches(data.source.labels, 8, 0, 0, 3)
-    loaded = list(make_loader(data, batches, 0, pin_memory=False))
+    loaded = list(make_loader(data, batches, 0, False, collate))
     assert len(loaded) == 3
     for batch, keys in zip(loaded, batches, strict=True):
         samples = [data[key] for key in keys]

@@ -41,10 +41,10 @@ def test_two_processes_equal_one_and_resume_each_other(config, torchrun):
     config.content["optimizer"] = {}
     path = config.file(SAME)
     single, double = config.folder / "single", config.folder / "double"
-    process = torchrun.start("-m", "face.train", "--cfgs", path, "--output", double)
+    program = torchrun("-m", "face.train", "--cfgs", path, "--output", double)
     assert main(["--cfgs", str(path), "--output", str(single)]) == 0
-    out, err = torchrun.finish(process)
-    assert process.returncode == 0, err
+    out, err = program.finish()
+    assert program.returncode == 0, err
     assert "2 process(es), precision fp32" in out, out
     assert out.count("Iteration 00003") == 1  # only the first process writes
     one, two = state(single, 12), state(double, 12)
@@ -58,31 +58,35 @@ def test_two_processes_equal_one_and_resume_each_other(config, torchrun):
         for file in (source / "tiny" / "checkpoints").glob("tiny-00006*.pt"):
             shutil.copy(file, folder)
     arguments = ["--cfgs", str(path), "--resume", "--output"]
-    process = torchrun.start("-m", "face.train", *arguments, config.folder / "two-after-one")
+    program = torchrun("-m", "face.train", *arguments, config.folder / "two-after-one")
     assert main([*arguments, str(config.folder / "one-after-two")]) == 0
-    out, err = torchrun.finish(process)
-    assert process.returncode == 0, err
+    out, err = program.finish()
+    assert program.returncode == 0, err
     assert_same(one, state(config.folder / "one-after-two", 12))
     assert_same(one, state(config.folder / "two-after-one", 12))
 
 
-def test_parts_of_several_processes_make_one_batch(config, torchrun):
-    """A linear model alone: batch norm and AdaFace's statistics see a part at a time."""
+def test_parts_of_several_processes_make_one_batch(config, plain_model, torchrun):
+    """A linear model alone: batch norm and AdaFace's statistics see a part at a time. Two processes go on until a
+    signal stops them."""
+    config.content["optimizer"], config.content["loss"] = {}, {"margin": {"type": "cosface", "scale": 16.0}}
+    config.content["model"] = {"name": plain_model}
+    settings = {"optimizer": {"type": "SGD", "lr": 0.5}, "trainer": {"log_steps": 1}, "evaluation": {"sets": []}}
+    # The learning rate is the same however many epochs there are.
+    path = config.file({**settings, "schedule": {"decay": "step", "milestones": [9999]}})
+    single, double = config.folder / "single", config.folder / "double"
     script = config.folder / "plain.py"
     script.write_text(PLAIN)
-    config.content["optimizer"], config.content["loss"] = {}, {"margin": {"type": "cosface", "scale": 16.0}}
-    config.content["model"] = {"name": "plain"}
-    path = config.file({"optimizer": {"type": "SGD", "lr": 0.5}, "evaluation": {"sets": []}})
-    states = []
-    for processes, parts in ((1, 1), (2, 2)):
-        output = config.folder / f"of-{processes}"
-        arguments = ("--cfgs", path, "--output", output, f"trainer.accumulate={parts}")
-        process = torchrun.start(script, *arguments, processes=processes)
-        _, err = torchrun.finish(process)
-        assert process.returncode == 0, err
-        states.append(state(output, 12))
-    assert_close(states[1][0], states[0][0], rtol=1e-4, atol=1e-6)
-    assert_close(states[1][1], states[0][1], rtol=1e-4, atol=1e-7)
+    program = torchrun(script, "--cfgs", path, "--output", double, "trainer.accumulate=2", "schedule.epochs=10000")
+    assert main(["--cfgs", str(path), "--output", str(single)]) == 0
+    program.wait_for_line("Iteration 00013")
+    program.send(signal.SIGTERM)
+    out, err = program.finish()
+    assert "--resume goes on from there" in out, err
+    assert load_checkpoint(latest_checkpoint(double / "tiny" / "checkpoints", "tiny"))["iteration"] >= 13
+    one, two = state(single, 12), state(double, 12)
+    assert_close(two[0], one[0], rtol=1e-4, atol=1e-6)
+    assert_close(two[1], one[1], rtol=1e-4, atol=1e-7)
 
 
 PLAIN = """
@@ -132,24 +136,11 @@ def test_a_gradient_that_one_process_alone_sees_broken_is_skipped_by_all(config,
     script = config.folder / "breaking.py"
     script.write_text(BREAKING)
     path = config.file({"trainer": {"most_skipped_steps": 1, "log_steps": 1}, "evaluation": {"sets": []}})
-    process = torchrun.start(script, "--cfgs", path, "--output", config.folder / "output")
-    out, err = torchrun.finish(process)
+    program = torchrun(script, "--cfgs", path, "--output", config.folder / "output")
+    out, err = program.finish()
     # The hook stays: step 3 is skipped, and step 4, at which both stop with the same error.
-    assert process.returncode != 0
+    assert program.returncode != 0
     assert err.count("error: 2 steps in a row had a loss or gradients that are not finite") == 2, err
     assert "Step 3 skipped: its gradients are not finite (1 in a row)" in out
     saved = sorted(path.name for path in (config.folder / "output" / "tiny" / "broken").glob("*.pt"))
     assert saved == ["step-00004-process-0.pt", "step-00004-process-1.pt"]
-
-
-def test_a_stop_signal_saves_a_checkpoint(config, torchrun):
-    path = config.file({"schedule": {"epochs": 10_000}, "trainer": {"log_steps": 1}, "evaluation": {"sets": []}})
-    output = config.folder / "output"
-    process = torchrun.start("-m", "face.train", "--cfgs", path, "--output", output)
-    for line in process.stdout:
-        if "Iteration 00002" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    out, err = torchrun.finish(process, timeout=60)
-    assert "--resume goes on from there" in out, err
-    assert load_checkpoint(latest_checkpoint(output / "tiny" / "checkpoints", "tiny"))["iteration"] >= 2

@@ -6,11 +6,8 @@ import os
 import pickle
 import shutil
 import signal
-import subprocess
 import sys
-import time
 from collections import Counter
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -291,19 +288,15 @@ def test_killed_at_any_step_nothing_half_is_left(raw, tmp_path, monkeypatch):
     assert 0 < survived < 39
 
 
-def test_sigkill_with_workers(raw, tmp_path):
+def test_sigkill_with_workers(raw, tmp_path, start_program):
     for index in range(40):
         raw.write(f"{index:04d}/camid0_videoid1/seq0", range(12))
     settings = raw.settings(tmp_path / "out")
-    command = [sys.executable, "-m", "plugin.prepare", *arguments(settings), "--workers", "2"]
-    root = Path(plugin.prepare.run.__file__).parents[2]
-    process = subprocess.Popen(command, cwd=root, stderr=subprocess.DEVNULL, stdout=subprocess.PIPE)
+    program = start_program(sys.executable, "-m", "plugin.prepare", *arguments(settings), "--workers", "2")
     records = tmp_path / "out" / ".prepare" / "sequences"
-    deadline = time.monotonic() + 60
-    while not any(records.glob("*/*/*.json")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)  # ends when the last holder of stdout does: workers follow their parent
+    program.wait_until(lambda: any(records.glob("*/*/*.json")))
+    program.send(signal.SIGKILL)
+    program.finish()  # and its workers follow
     assert any(records.glob("*/*/*.json"))
     report = prepare(settings)
     assert (report.written, report.frames) == (40, 480)

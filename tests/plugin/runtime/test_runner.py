@@ -7,10 +7,8 @@ import random
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -33,7 +31,6 @@ from plugin.runtime import runner
 from plugin.runtime.runner import RunOptions, train
 from plugin.runtime.settings import load_gait_settings
 
-ROOT = Path(__file__).parents[3]
 METRICS = {"Rank-1", "Rank-5", "Rank-10", "mAP", "mINP"}
 
 
@@ -421,43 +418,18 @@ def test_precision_of_an_earlier_run_in_the_same_process_does_not_matter():
         AcceleratorState._reset_state()
 
 
-@pytest.fixture
-def processes():
-    started: list[subprocess.Popen] = []
-    yield started
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def start(path, output, *arguments):
-    command = [sys.executable, "-m", "plugin", "--cfgs", str(path), "--output", str(output), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        env=environment,
-    )
-
-
-def test_stop_signals_save_a_checkpoint(config, processes):
+def test_stop_signals_save_a_checkpoint(config, start_program):
     """To the whole process group, loader processes included, as a terminal and a batch system send it."""
     path = config.file({**until(100_000, log_iter=1), "data_cfg": {"num_workers": 2}})
     numbers = (signal.SIGTERM, signal.SIGINT)
-    processes += [start(path, config.folder / str(int(number))) for number in numbers]
-    for process, number in zip(processes, numbers, strict=True):
-        for line in process.stdout:
-            if "Iteration 00003" in line:
-                break
-        os.killpg(process.pid, number)
-    for process, number in zip(processes, numbers, strict=True):
-        out, err = process.communicate(timeout=60)
-        assert process.returncode == 128 + number, err
+    command = (sys.executable, "-m", "plugin", "--cfgs", path, "--output")
+    programs = [start_program(*command, config.folder / str(int(number))) for number in numbers]
+    for program, number in zip(programs, numbers, strict=True):
+        program.wait_for_line("Iteration 00003")
+        program.send(number, to_group=True)
+    for program, number in zip(programs, numbers, strict=True):
+        out, err = program.finish()
+        assert program.returncode == 128 + number, err
         assert "Traceback" not in err
         saved = latest_checkpoint(folder(config, str(int(number))) / "checkpoints", "tiny")
         assert saved is not None
@@ -488,7 +460,7 @@ def test_kills_leave_loadable_checkpoints(config):
     """SIGKILL at random moments of a run that saves at every iteration."""
     settings = config.settings(until(100_000, save_iter=1))
     moments = random.Random(0)
-    # forked from a process that has begun no threads: a fork of this one would copy locks that its threads hold
+    # A process forked from this one would share the lock of tqdm with it, and leave it locked forever when killed.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([runner.__name__])
     reached = 0
@@ -500,7 +472,7 @@ def test_kills_leave_loadable_checkpoints(config):
             time.sleep(0.05)
         time.sleep(moments.uniform(0.3, 0.6))
         process.kill()
-        process.join()
+        process.join(30)
         assert process.exitcode == -signal.SIGKILL
         for path in (folder(config) / "checkpoints").glob("*.pt"):
             assert load_checkpoint(path)["iteration"] == int(path.stem.rsplit("-", 1)[1])

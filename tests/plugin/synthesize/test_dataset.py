@@ -4,16 +4,13 @@ import json
 import os
 import re
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-import plugin.synthesize.dataset
 from plugin.synthesize import SynthesisSettings, main, partition, render_sequence, synthesize
 
 SMALL = {"subjects": 4, "sequences_per_subject": 3, "frames": 5, "cameras": 2, "train_share": 0.5}
@@ -160,27 +157,17 @@ def test_command_line(tmp_path, capsys):
     assert capsys.readouterr().err == "error: miscrop must be >= 0 and <= 0.5, got 2.0\n"
 
 
-def start_to_interrupt(out: Path) -> subprocess.Popen:
-    """A run far too long to end, in a process group of its own, once it has begun to write sequences."""
-    command = [sys.executable, "-m", "plugin.synthesize", "--out", str(out), "--subjects", "2000", "--workers", "2"]
-    root = Path(plugin.synthesize.dataset.__file__).parents[2]
-    process = subprocess.Popen(
-        command, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 60
-    while not any(out.glob("2D_Poses/*/*/*")) and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    return process
-
-
 @pytest.mark.skipif(os.name != "posix", reason="process groups")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_interrupted_with_its_whole_group(number, code, tmp_path, capsys):
+def test_interrupted_with_its_whole_group(number, code, tmp_path, capsys, start_program):
+    """A run far too long to end, once it has begun to write sequences."""
     out = tmp_path / "out"
-    process = start_to_interrupt(out)
-    os.killpg(process.pid, number)
-    shown = process.communicate(timeout=60)[1]  # ends when the last holder of stderr does
-    assert process.returncode == code
+    arguments = ["--subjects", "2000", "--workers", "2"]
+    program = start_program(sys.executable, "-m", "plugin.synthesize", "--out", out, *arguments)
+    program.wait_until(lambda: any(out.glob("2D_Poses/*/*/*")))
+    program.send(number, to_group=True)
+    shown = program.finish()[1]
+    assert program.returncode == code
     lines = [line for line in shown.splitlines() if line.strip() and "sequence" not in line]  # without the bar's
     assert lines == [f"interrupted: {out} is incomplete (no partition.json); remove it and run again"]
     assert main(["--out", str(out), "--subjects", "2"]) == 2
