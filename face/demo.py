@@ -102,6 +102,7 @@ def run_demo(
         ValueError: `out` holds something else, or wrong settings.
     """
     from common.runtime.curves import Name, draw_cmc
+    from face.evaluation.identification import IdentificationResult
     from face.evaluation.pictures import draw_roc
     from face.evaluation.sets import EvaluationSetSettings, measure, open_set
     from face.evaluation.verification import VerificationResult
@@ -145,7 +146,7 @@ def run_demo(
     for (model, crops, _), result in results.items():
         if isinstance(result.details, VerificationResult):
             rocs[model, crops] = result.details.roc
-        else:
+        elif isinstance(result.details, IdentificationResult):
             cmcs[model, crops] = result.details.cmc
     draw_roc(out / "roc.png", rocs)
     draw_cmc(out / "cmc.png", cmcs)

@@ -281,14 +281,15 @@ def _search_ijbs(protocol: IJBSProtocol, content: IJBSSet, fused: FusedTemplates
     probe, gallery = (template_rows(fused.ids, each) for each in (protocol.probe_templates, protocol.gallery_templates))
     place = {int(template): row for row, template in enumerate(protocol.gallery_templates)}
     own_rows = np.array([place.get(int(template), -1) for template in protocol.probe_templates])
-    names: dict[str, Callable[[int], str]] = {
-        "name_of_probe": lambda row: f"template {content.template_names[protocol.probe_templates[row]]}",
-        "name_of_gallery": lambda row: f"template {content.template_names[protocol.gallery_templates[row]]}",
-    }
     arguments = fused.values[probe], fused.values[gallery], protocol.probe_labels, protocol.gallery_labels
+
+    def name_of(templates: np.ndarray) -> Callable[[int], str]:
+        return lambda row: f"template {content.template_names[templates[row]]}"
+
+    of_probe, of_gallery = name_of(protocol.probe_templates), name_of(protocol.gallery_templates)
     if (own_rows < 0).all():
-        return search(*arguments, **names)
-    return search_others(*arguments, own_rows, **names)
+        return search(*arguments, name_of_probe=of_probe, name_of_gallery=of_gallery)
+    return search_others(*arguments, own_rows, name_of_probe=of_probe, name_of_gallery=of_gallery)
 
 
 def _open_set_tpir(found: SearchResult) -> dict[float, float]:

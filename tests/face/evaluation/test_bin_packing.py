@@ -21,7 +21,7 @@ def folder(photos, points):
         writer = csv.writer(file)
         writer.writerow(["image1", "image2", "same"])
         for number in range(20):
-            person = 2 * (number % 4)
+            person = 2 * (number // 2 % 4)
             other = person + 1 if number % 2 == 0 else (person + 3) % 8
             writer.writerow([names[person], names[other], int(number % 2 == 0)])
     marks = np.stack([points + number / 1000 for number in range(8)])

@@ -85,7 +85,7 @@ def test_missing(tmp_path):
     (tmp_path / "lfw").mkdir()
     with pytest.raises(FileNotFoundError, match="lfw/ is there, but has neither list"):
         find_benchmark("lfw", tmp_path)
-    with pytest.raises(FileNotFoundError, match="ijbb: not in .*, looked for IJBB/, ijbb/, IJB_release/IJBB/"):
+    with pytest.raises(FileNotFoundError, match=r"ijbb: not in .*, looked for IJBB/, ijbb/, IJB_release/IJBB/"):
         find_benchmark("ijb-b", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no benchmark in it, looked for lfw: .*; ijbs: ijbs/"):
         find_benchmarks(tmp_path)

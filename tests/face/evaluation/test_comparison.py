@@ -60,7 +60,9 @@ def test_table_of_runs_and_quoted_numbers(tmp_path):
         ("KP-RPE", "rank-1", "CVPR 2024, Table 1", "1.640"),
         ("KP-RPE", "auc", "CVPR", "-49.9"),
     ]
-    assert {row["run"] for row in found} == {f"{tmp_path}/{name}" for name in ("a/results.json", "b/results.json", "paper.csv")}
+    assert {row["run"] for row in found} == {
+        f"{tmp_path}/{name}" for name in ("a/results.json", "b/results.json", "paper.csv")
+    }
 
 
 def test_what_tells_rows_apart_is_said(tmp_path):
@@ -97,7 +99,9 @@ def test_a_bin_and_a_folder_are_other_data_and_landmarks_count_where_both_have_t
 
     base = rows({"lfw.bin": "1"}, {"lfw.bin.csv": "1"})
     assert comparison_notes([*base, *rows({"lfw.bin": "1"}, {})]) == []
-    assert "other landmarks (lfw.bin.csv)" in comparison_notes([*base, *rows({"lfw.bin": "1"}, {"lfw.bin.csv": "2"})])[0]
+    assert (
+        "other landmarks (lfw.bin.csv)" in comparison_notes([*base, *rows({"lfw.bin": "1"}, {"lfw.bin.csv": "2"})])[0]
+    )
     assert "other data (lfw.bin, pairs.csv)" in comparison_notes([*base, *rows({"pairs.csv": "1"}, {})])[0]
 
 

@@ -63,7 +63,11 @@ def test_files_grow_with_results_and_are_whole(tmp_path):
     record.add("ViT", "lfw", result(accuracy=99.5, auc=np.nan), 1.26)
     record.write(complete=False)
     content = json.loads((tmp_path / "results.json").read_text())
-    assert (content["complete"], content["command"], content["format"]) == (False, "face.evaluate", "kprpe-face-evaluation")
+    assert (content["complete"], content["command"], content["format"]) == (
+        False,
+        "face.evaluate",
+        "kprpe-face-evaluation",
+    )
     (row,) = content["results"]
     assert row["metrics"] == {"accuracy": 99.5, "auc": None}
     assert (row["model"], row["set"], row["images"], row["without_landmarks"]) == ("ViT", "lfw", 3, 1)

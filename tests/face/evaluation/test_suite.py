@@ -27,7 +27,11 @@ def test_names(sources, names):
 def test_names_lead_to_sources(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "lr=0.1").mkdir()
-    assert model_names(["A=b/c", "lr=0.1", "d/e/weights/best"]) == {"A": "b/c", "lr=0.1": "lr=0.1", "e": "d/e/weights/best"}
+    assert model_names(["A=b/c", "lr=0.1", "d/e/weights/best"]) == {
+        "A": "b/c",
+        "lr=0.1": "lr=0.1",
+        "e": "d/e/weights/best",
+    }
 
 
 @pytest.mark.parametrize(
