@@ -13,7 +13,9 @@ Terms: genuine pairs are of one person, impostors of two; FAR and TAR are the sh
 Shape letters: T templates, E embedding channels, P pairs.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,26 +92,44 @@ def score_pairs(
         found = f"{a.dtype} {list(a.shape)} and {b.dtype} {list(b.shape)}"
         raise ValueError(f"a and b must be integers [P], got {found}")
     templates = templates.astype(np.float64, copy=False)
+    scores = np.empty(len(a))
+
+    def score(begin: int) -> None:
+        scores[begin : begin + _PAIRS] = _cosines(templates, a[begin : begin + _PAIRS], b[begin : begin + _PAIRS])
+
+    # NumPy lets other threads run while it works on blocks, which have nothing in common.
+    with ThreadPoolExecutor(_threads()) as pool:
+        for _ in pool.map(score, range(0, len(a), _PAIRS)):
+            pass
+    return scores
+
+
+def _threads() -> int:
+    """Cores that this process may use; more than 8 would wait for memory, and take some each."""
+    return min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _cosines(templates: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Of some pairs, float64 [p], in their order."""
+    rows = [np.array(side, dtype=np.intp) for side in (a, b)]
+    for side in rows:
+        if side.min() < 0 or side.max() >= len(templates):
+            raise ValueError(f"rows must be 0..{len(templates) - 1}, got {side.min()}..{side.max()}")
+    order = np.argsort(rows[0])  # a template that has many pairs is then still in the cache for the next
+    rows = [side[order] for side in rows]
     step = max(1, _CELLS // templates.shape[1])
     left, right = (np.empty((step, templates.shape[1])) for _ in range(2))
-    scores = np.empty(len(a))
-    for begin in range(0, len(a), _PAIRS):
-        rows = [np.array(side[begin : begin + _PAIRS], dtype=np.intp) for side in (a, b)]
-        for side in rows:
-            if side.min() < 0 or side.max() >= len(templates):
-                raise ValueError(f"rows must be 0..{len(templates) - 1}, got {side.min()}..{side.max()}")
-        order = np.argsort(rows[0])  # a template that has many pairs is then still in the cache for the next
-        rows = [side[order] for side in rows]
-        cosines = np.empty(len(order))
-        for start in range(0, len(cosines), step):
-            stop = min(start + step, len(cosines))
-            x, y = left[: stop - start], right[: stop - start]
-            templates.take(rows[0][start:stop], axis=0, out=x, mode="clip")  # in range; other modes take a copy
-            templates.take(rows[1][start:stop], axis=0, out=y, mode="clip")
-            np.multiply(x, y, out=x)
-            np.sum(x, axis=1, out=cosines[start:stop])
-        scores[begin : begin + _PAIRS][order] = cosines
-    return scores
+    sorted_cosines = np.empty(len(order))
+    for start in range(0, len(order), step):
+        stop = min(start + step, len(order))
+        x, y = left[: stop - start], right[: stop - start]
+        templates.take(rows[0][start:stop], axis=0, out=x, mode="clip")  # in range; other modes take a copy
+        templates.take(rows[1][start:stop], axis=0, out=y, mode="clip")
+        np.multiply(x, y, out=x)
+        np.sum(x, axis=1, out=sorted_cosines[start:stop])
+    cosines = np.empty(len(order))
+    cosines[order] = sorted_cosines
+    return cosines
 
 
 def measure_scores(scores: np.ndarray, same: np.ndarray, *, fars: Sequence[float] = FARS) -> PairScoreResult:
