@@ -5,6 +5,7 @@ python -m face.align crops aligned --landmarks crops/landmarks.csv
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,23 +26,15 @@ interruption the same command goes on. The exit code is 0 if a face was aligned,
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 1 for no face aligned, 2 for wrong input, 128 + n after signal n."""
     args = _parser().parse_args(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, at the cost of all others
     # Imported late, so that --help and typing errors do not wait for all of it.
-    from common.runtime.workers import exit_code, sigterm_interrupts
+    from common.runtime.command import run_command
 
-    try:
-        with sigterm_interrupts():
-            return _report(_run(args), args.out)
-    except KeyboardInterrupt as interrupt:
-        print("interrupted; what is done stays, the same command goes on", file=sys.stderr)
-        return exit_code(interrupt)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        print(f"error: a process that loads images died ({error}); the same command goes on", file=sys.stderr)
-        return 2
+    return run_command(
+        lambda: _report(_run(args), args.out),
+        interrupted="interrupted; what is done stays, the same command goes on",
+        died="the same command goes on",
+    )
 
 
 def _run(args: argparse.Namespace) -> "AlignReport":

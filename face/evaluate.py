@@ -31,34 +31,17 @@ _FUSIONS = ("average", "norm", "landmark", "average+score", "norm+score")
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for wrong input, 128 + n after signal n."""
     args = _parse(argv)
-    first = int(os.environ.get("RANK", "0")) == 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, at the cost of all others
     # Imported late, so that --help and typing errors do not wait for all of it.
-    from common.runtime.distribution import leave_group
-    from common.runtime.errors import error_text
-    from common.runtime.workers import exit_code, sigterm_interrupts
+    from common.runtime.command import run_command
 
-    try:
-        with sigterm_interrupts():
-            if args.weights:
-                _evaluate(args, sys.argv[1:] if argv is None else argv)
-            elif first:
-                _compare(args)
-        leave_group()
-    except KeyboardInterrupt as interrupt:
-        if first:
-            print("interrupted; what was measured is kept", file=sys.stderr)
-        return exit_code(interrupt)
-    except (ValueError, OSError) as error:
-        if first:  # all have the same
-            print(f"error: {error_text(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        print(f"error: a process that loads images died ({error}); is there memory enough?", file=sys.stderr)
-        return 2
-    return 0
+    def job() -> None:
+        if args.weights:
+            _evaluate(args, sys.argv[1:] if argv is None else argv)
+        elif int(os.environ.get("RANK", "0")) == 0:
+            _compare(args)
+
+    return run_command(job, interrupted="interrupted; what was measured is kept")
 
 
 def _compare(args: argparse.Namespace) -> None:

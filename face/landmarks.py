@@ -24,32 +24,20 @@ run goes on where it was, with any number of processes."""
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for wrong input, 128 + n after signal n."""
     args = _parser().parse_args(argv)
-    first = int(os.environ.get("RANK", "0")) == 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, at the cost of all others
     # Imported late, so that --help and typing errors do not wait for all of it.
-    from common.runtime.distribution import leave_group
-    from common.runtime.workers import exit_code, sigterm_interrupts
+    from common.runtime.command import run_command
 
-    try:
-        with sigterm_interrupts():
-            report = _run(args)
-        leave_group()
-    except KeyboardInterrupt as interrupt:
-        if first:
-            print("interrupted; finished blocks stay, the same command goes on", file=sys.stderr)
-        return exit_code(interrupt)
-    except (ValueError, OSError) as error:
-        if first:  # all have the same
-            print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        print(f"error: a process that loads images died ({error}); the same command goes on", file=sys.stderr)
-        return 2
-    if first:
-        _report(report, args.out)
-    return 0
+    def job() -> None:
+        report = _run(args)
+        if int(os.environ.get("RANK", "0")) == 0:
+            _report(report, args.out)
+
+    return run_command(
+        job,
+        interrupted="interrupted; finished blocks stay, the same command goes on",
+        died="the same command goes on",
+    )
 
 
 def _run(args: argparse.Namespace) -> "CacheReport":

@@ -29,25 +29,11 @@ _PRINTED = 20
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for wrong input, 128 + n after signal n."""
     args = _parse(argv)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, at the cost of all others
     # Imported late, so that --help and typing errors do not wait for all of it.
-    from common.runtime.errors import error_text
-    from common.runtime.workers import exit_code, sigterm_interrupts
+    from common.runtime.command import run_command
 
-    try:
-        with sigterm_interrupts():
-            _run(args)
-    except KeyboardInterrupt as interrupt:
-        print("interrupted", file=sys.stderr)
-        return exit_code(interrupt)
-    except (ValueError, OSError) as error:
-        print(f"error: {error_text(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        print(f"error: a process that loads images died ({error}); is there memory enough?", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: _run(args))
 
 
 def _run(args: argparse.Namespace) -> None:

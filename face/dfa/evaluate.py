@@ -31,31 +31,11 @@ with the smallest, the middle and the largest errors). On a CPU, one GPU, or sev
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Returns the exit code: 0, 2 for wrong input, 128 + n after signal n."""
     args = _parse(argv)
-    first = int(os.environ.get("RANK", "0")) == 0
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait would spin, at the cost of all others
     # Imported late, so that --help and typing errors do not wait for all of it.
-    from common.runtime.distribution import leave_group
-    from common.runtime.errors import error_text
-    from common.runtime.workers import exit_code, sigterm_interrupts
+    from common.runtime.command import run_command
 
-    try:
-        with sigterm_interrupts():
-            _run(args)
-        leave_group()
-    except KeyboardInterrupt as interrupt:
-        if first:
-            print("interrupted", file=sys.stderr)
-        return exit_code(interrupt)
-    except (ValueError, OSError) as error:
-        if first:  # all have the same
-            print(f"error: {error_text(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        print(f"error: a process that loads images died ({error}); is there memory enough?", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(lambda: _run(args))
 
 
 def format_table(rows: Sequence[Mapping[str, Any]], settings: "LandmarkMetricSettings") -> str:

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -45,24 +44,10 @@ def training_command(
     args = _parse(argv, prog, description)
     # Threads that wait spin by default, which starves whatever else runs on a machine of few cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    from common.runtime.distribution import leave_group
-    from common.runtime.workers import exit_code, sigterm_interrupts
+    from common.runtime.command import run_command
 
-    try:
-        with sigterm_interrupts():  # the loop has its own answer to it
-            stopped = run(args)
-        leave_group()
-        return 0 if stopped is None else 128 + stopped
-    except (ValueError, OSError, FloatingPointError) as error:
-        from common.runtime.errors import error_text
+    def job() -> int | None:
+        stopped = run(args)
+        return None if stopped is None else 128 + stopped
 
-        print(f"error: {error_text(error)}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        print(f"error: a process that loads images died ({error}); is there memory enough?", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as interrupt:
-        print("interrupted", file=sys.stderr)
-        return exit_code(interrupt)
+    return run_command(job, every_process=True)
