@@ -109,7 +109,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--quality", type=int, default=95, metavar="N", help="of JPEG and WebP (default: %(default)s)")
     add("--overlays", type=Path, metavar="DIR", help="folder for pictures of the landmarks before and after")
     add("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: %(default)s)")
-    add("--workers", type=int, default=4, metavar="N", help="processes that decode images (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode images (default: %(default)s)",
+    )
     add("--device", metavar="NAME", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     return parser
 

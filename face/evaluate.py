@@ -346,7 +346,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--flip", action=argparse.BooleanOptionalAction, default=True, help="add the mirror's embedding (default: yes)")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(default: %(default)s)")
     add("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: %(default)s)")
-    add("--workers", type=int, default=4, metavar="N", help="processes that decode images (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode images (default: %(default)s)",
+    )
     add("--device", metavar="NAME", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     add(
         "--cache",

@@ -110,7 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--batch-size", type=int, default=256, metavar="N", help="images at a time, each process (default: %(default)s)"
     )
-    add("--workers", type=int, default=4, metavar="N", help="processes that decode, beside each (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode, beside each (default: %(default)s)",
+    )
     add(
         "--block",
         type=int,

@@ -205,7 +205,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--padding", type=float, default=0.0, metavar="R", help="rim for the aligner to see (default: 0)")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(default: %(default)s)")
     add("--batch-size", type=int, default=64, metavar="N", help="images at a time (default: %(default)s)")
-    add("--workers", type=int, default=4, metavar="N", help="processes that decode images (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode images (default: %(default)s)",
+    )
     add("--device", metavar="NAME", help="such as cpu or cuda:1 (default: a GPU if there is one)")
     args = parser.parse_args(argv)
     for name, low in (("batch_size", 1), ("workers", 0)):

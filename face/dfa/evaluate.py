@@ -282,7 +282,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--auc", type=float, default=10, metavar="P", help="error, in percent, that curves and their areas reach up to")
     add("--device", metavar="NAME", help="such as cpu or cuda:1 (default: a GPU for each process if there is one)")
     add("--batch-size", type=int, default=256, metavar="N", help="faces at a time, each process (default: %(default)s)")
-    add("--workers", type=int, default=4, metavar="N", help="processes that decode, beside each (default: %(default)s)")
+    add(
+        "--workers",
+        type=int,
+        default=min(4, os.cpu_count() or 1),
+        metavar="N",
+        help="processes that decode, beside each (default: %(default)s)",
+    )
     args = parser.parse_args(argv)
     if not args.weights and not args.predictions:
         parser.error("nothing to evaluate: give --weights or --predictions")

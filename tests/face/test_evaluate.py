@@ -12,6 +12,7 @@ import torch
 
 import face
 from face.evaluate import main
+from face.evaluation.sets import EvaluationSetSettings, measure, open_set
 from face.synthesize import SynthesisSettings, synthesize
 
 ROOT = Path(__file__).parents[2]
@@ -114,6 +115,58 @@ def test_earlier_results_side_by_side(done, tmp_path, capsys):
     assert "99.80" in shown
     assert "**99.80**" in text
     assert "the paper" in text
+
+
+def test_numbers_are_those_of_measure_and_the_table_shows_them(done, data, models, tmp_path, capsys):
+    arguments = ("--weights", f"named={models / 'none'}", "--data", data, "--sets", "lfw", "--out", tmp_path / "out")
+    assert run(*arguments, "--no-flip") == 0
+    model = face.load_pretrained(models / "none")
+    opened = open_set(EvaluationSetSettings(name="lfw", path=data / "lfw.bin"), needs_keypoints=False)
+    expected = measure(opened, model, flip_test=False).metrics
+    assert results(tmp_path / "out")[1] == {("named", "lfw"): expected}
+    assert f"| named | {expected['accuracy']:.2f} |" in capsys.readouterr().out
+    assert expected != results(done / "out")[1]["plain", "lfw"]
+
+
+def test_two_processes_are_one(done, data, models, tmp_path, torchrun):
+    process = torchrun(
+        *("-m", "face.evaluate", "--weights", f"KP-RPE={models / 'kprpe'}", "--data", data, "--sets", *SETS),
+        *("--out", tmp_path / "two", "--device", "cpu", "--workers", 0),
+    )
+    out, err = process.finish()
+    assert process.returncode == 0, err
+    assert out.count("| KP-RPE |") == 1
+    assert len(list((tmp_path / "two" / "logs").iterdir())) == 1
+    content, shared = results(tmp_path / "two")
+    alone = {key: metrics for key, metrics in results(done / "out")[1].items() if key[0] == "KP-RPE"}
+    assert content["settings"]["processes"] == 2
+    assert shared == alone
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "code"), [(KeyboardInterrupt(), 130), (KeyboardInterrupt(15), 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_an_interrupted_run_keeps_what_it_has_and_what_was_there(
+    data, models, tmp_path, monkeypatch, capsys, interrupt, code
+):
+    arguments = ("--weights", models / "none", "--data", data, "--sets", "lfw", "tinyface", "--out", tmp_path / "out")
+    assert run(*arguments) == 0
+    earlier = (tmp_path / "out" / "results.json").read_bytes()
+
+    def stop(opened, *rest, **options):
+        if opened.settings.name == "tinyface":
+            raise interrupt
+        return measure(opened, *rest, **options)
+
+    monkeypatch.setattr("face.evaluation.sets.measure", stop)
+    assert run(*arguments) == code
+    assert "interrupted; what was measured is kept" in capsys.readouterr().err
+    content, metrics = results(tmp_path / "out")
+    assert content["complete"] is False
+    assert list(metrics) == [("none", "lfw")]
+    (aside,) = tmp_path.glob("out.*")
+    assert (aside / "results.json").read_bytes() == earlier
+    assert {path.name for path in aside.glob("*.png")} == {"roc_lfw.png", "det_lfw.png", "cmc_tinyface.png"}
 
 
 def test_all_problems_at_once_before_anything_is_embedded(data, models, tmp_path, capsys, monkeypatch):

@@ -97,6 +97,19 @@ def test_other_errors_are_not_hidden(faces, tmp_path, monkeypatch):
         run(faces, tmp_path / "set")
 
 
+def test_pairs_as_a_bin(faces, tmp_path, capsys):
+    rows = ["image1,image2,same", *["a/1.png,a/2.png,1", "a/1.png,b/1.png,0"] * 10]
+    (faces / "pairs.csv").write_text("\n".join(rows))
+    assert run("--bin", faces, tmp_path / "lfw.bin") == 0
+    assert capsys.readouterr().out == f"{tmp_path}/lfw.bin: 20 pairs of 3 images, 3 with landmarks\n"
+    assert (tmp_path / "lfw.bin.csv").is_file()
+    assert run("--bin", faces, tmp_path / "lfw.bin") == 2
+    assert "lfw.bin: is there already" in capsys.readouterr().err
+    for option in (["--unpack"], ["--skip-broken"], ["--no-header"], ["--reencode", "png"]):
+        with pytest.raises(SystemExit, match="2"):
+            run("--bin", faces, tmp_path / "other.bin", *option)
+
+
 def test_as_a_program(faces, tmp_path):
     """From another folder."""
     arguments = [faces, tmp_path / "set", "--workers", "1"]
