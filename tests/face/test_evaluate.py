@@ -12,6 +12,7 @@ import torch
 
 import face
 from face.evaluate import main
+from face.evaluation.catalogue import BENCHMARKS
 from face.evaluation.sets import EvaluationSetSettings, measure, open_set
 from face.synthesize import SynthesisSettings, synthesize
 
@@ -217,3 +218,9 @@ def test_help_does_not_wait_for_torch():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "--fusion" in done.stdout
+
+
+def test_help_names_all_sets(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert f"some of {', '.join(BENCHMARKS)} (default" in " ".join(capsys.readouterr().out.split())
