@@ -9,7 +9,7 @@ from face.augment import AugmentationSettings
 from face.dfa.annotations import Layout
 from face.dfa.losses import DFALossSettings
 from face.training.optimisation import AdamWSettings, OptimizerSettings, ScheduleSettings
-from face.training.settings import TrainerSettings
+from face.training.settings import IntervalSettings, NamedRun, TrainerSettings
 
 __all__ = [
     "DFADataSettings",
@@ -106,7 +106,7 @@ class DFATestSetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DFAEvaluationSettings:
+class DFAEvaluationSettings(IntervalSettings):
     """Tests in the course of training: the error of the landmarks, in percent of the boxes' size."""
 
     sets: list[DFATestSetSettings] = field(default_factory=list)
@@ -117,25 +117,10 @@ class DFAEvaluationSettings:
     batch_size: int = 256
     """Images at a time, in each process."""
 
-    num_workers: int = 2
-
-    def __post_init__(self) -> None:
-        names = [entry.name for entry in self.sets]
-        wrong = [f"two sets are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
-        if not self.every_epochs > 0:
-            wrong.append(f"every_epochs must be > 0, got {self.every_epochs}")
-        if self.batch_size < 1 or self.num_workers < 0:
-            wrong.append(f"batch_size must be >= 1 and num_workers >= 0, got {self.batch_size} and {self.num_workers}")
-        if wrong:
-            raise ValueError("; ".join(wrong))
-
 
 @dataclass(frozen=True, kw_only=True)
-class DFATrainSettings:
+class DFATrainSettings(NamedRun):
     """One run."""
-
-    name: str
-    """Of the run's folder below the output folder, and of its checkpoints."""
 
     data: DFADataSettings
     model: DFAModelSettings = field(default_factory=DFAModelSettings)
@@ -145,10 +130,6 @@ class DFATrainSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     evaluation: DFAEvaluationSettings = field(default_factory=DFAEvaluationSettings)
-
-    def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name or self.name == "..":
-            raise ValueError(f"name must name one folder, got {self.name!r}")
 
 
 def load_dfa_train_settings(path: str | Path, overrides: dict[str, Any] | None = None) -> DFATrainSettings:

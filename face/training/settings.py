@@ -1,5 +1,6 @@
 """The YAML of a training run as dataclasses: what is trained, on what, how, and what it is tested on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,8 +16,10 @@ from face.training.optimisation import AdamWSettings, OptimizerSettings, Schedul
 __all__ = [
     "DataSettings",
     "EvaluationSettings",
+    "IntervalSettings",
     "LossSettings",
     "ModelSettings",
+    "NamedRun",
     "TrainSettings",
     "TrainerSettings",
     "load_train_settings",
@@ -160,13 +163,10 @@ class TrainerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluationSettings:
-    """Tests in the course of training."""
+class IntervalSettings:
+    """How often a run is tested, and how; a subclass says on which `sets`, each of which has a name."""
 
-    sets: list[EvaluationSetSettings] = field(default_factory=list)
-
-    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
-    """Where the landmarks of test images are from, and whether the images are aligned by them first."""
+    sets: Sequence[Any] = ()
 
     every_epochs: float = 1.0
     """Every so many epochs, or parts of one; always at the end."""
@@ -179,7 +179,7 @@ class EvaluationSettings:
     def __post_init__(self) -> None:
         names = [entry.name for entry in self.sets]
         wrong = [f"two sets are called {name!r}" for name in dict.fromkeys(names) if names.count(name) > 1]
-        if self.every_epochs <= 0:
+        if not self.every_epochs > 0:
             wrong.append(f"every_epochs must be > 0, got {self.every_epochs}")
         if self.batch_size < 1 or self.num_workers < 0:
             wrong.append(f"batch_size must be >= 1 and num_workers >= 0, got {self.batch_size} and {self.num_workers}")
@@ -188,11 +188,30 @@ class EvaluationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """One run."""
+class EvaluationSettings(IntervalSettings):
+    """Tests in the course of training."""
+
+    sets: list[EvaluationSetSettings] = field(default_factory=list)
+
+    pipeline: PipelineSettings = field(default_factory=PipelineSettings)
+    """Where the landmarks of test images are from, and whether the images are aligned by them first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NamedRun:
+    """What all runs have."""
 
     name: str
     """Of the run's folder below the output folder, and of its checkpoints."""
+
+    def __post_init__(self) -> None:
+        if not self.name or Path(self.name).name != self.name or self.name == "..":
+            raise ValueError(f"name must name one folder, got {self.name!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(NamedRun):
+    """One run."""
 
     data: DataSettings
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -202,10 +221,6 @@ class TrainSettings:
     schedule: ScheduleSettings = field(default_factory=ScheduleSettings)
     trainer: TrainerSettings = field(default_factory=TrainerSettings)
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-
-    def __post_init__(self) -> None:
-        if not self.name or Path(self.name).name != self.name or self.name == "..":
-            raise ValueError(f"name must name one folder, got {self.name!r}")
 
 
 def load_train_settings(path: str | Path, overrides: dict[str, Any] | None = None) -> TrainSettings:
