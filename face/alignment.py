@@ -88,8 +88,6 @@ def align_faces(
     if landmarks.ndim != 3 or landmarks.shape[0] != len(images) or landmarks.shape[2] != 2:
         raise ValueError(f"landmarks must have shape [{len(images)}, L, 2], got {list(landmarks.shape)}")
     height, width = images.shape[-2:]
-    if reference is None:
-        reference = _template(out_hw, align_corners)
     matrix, moved, valid = _fit(landmarks, reference, (height, width), out_hw, align_corners)
     return Alignment(warp_images(images, matrix, out_hw, fill, supersample), moved, matrix, valid)
 
@@ -129,7 +127,7 @@ def warp_images(
 
 
 def _fit(
-    landmarks: Tensor, reference: Tensor, in_hw: tuple[int, int], out_hw: tuple[int, int], align_corners: bool
+    landmarks: Tensor, reference: Tensor | None, in_hw: tuple[int, int], out_hw: tuple[int, int], align_corners: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Matrices [B, 3, 3], moved landmarks [B, L, 2] and which of them are valid [B], as in `Alignment`."""
     if align_corners and min(*in_hw, *out_hw) < 2:
@@ -139,9 +137,10 @@ def _fit(
         landmarks = landmarks.to(torch.promote_types(landmarks.dtype, torch.float32))
         size, out_size = landmarks.new_tensor([in_hw[1], in_hw[0]]), landmarks.new_tensor([out_hw[1], out_hw[0]])
         points = landmarks * size  # from the corner, in pixels
-        wanted = reference.to(landmarks) * out_size
+        wanted = (_template(out_hw, align_corners) if reference is None else reference).to(landmarks) * out_size
         fit = fit_similarity(points, wanted)
-        usable = fit.valid & (_spans_a_plane(points) | ~_spans_a_plane(wanted))
+        face_like = _spans_a_plane(points)
+        usable = fit.valid & (face_like if reference is None else face_like | ~_spans_a_plane(wanted))
         valid = usable[:, None, None]
         resizing = [[out_hw[1] / in_hw[1], 0.0, 0.0], [0.0, out_hw[0] / in_hw[0], 0.0], [0.0, 0.0, 1.0]]
         matrix = torch.where(valid, fit.matrix, fit.matrix.new_tensor(resizing))

@@ -231,7 +231,7 @@ def grid_by_authors(authors: nn.Module, landmarks: Tensor) -> tuple[Tensor, Tens
 def grid_by_us(landmarks: Tensor, align_corners: bool) -> tuple[Tensor, Tensor]:
     """The same of ours."""
     size, out = (SIDE, SIDE), (OUT, OUT)
-    matrix, moved, _ = alignment._fit(landmarks, alignment._template(out, align_corners), size, out, align_corners)
+    matrix, moved, _ = alignment._fit(landmarks, None, size, out, align_corners)
     return alignment._sampling_grid(matrix, size, out, supersample=1), moved
 
 

@@ -26,19 +26,19 @@ from face.evaluation.roc import RocCurve, area_under, equal_error_rate
 __all__ = [
     "FARS",
     "PairScoreResult",
-    "det_points",
     "measure_scores",
     "nearest_point",
     "score_pairs",
     "score_roc",
-    "thin_roc",
 ]
 
 FARS = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Where TAR is given, as far down as the impostors can tell."""
 
 _CELLS = 2**17  # embedding channels of one side of the pairs in work: 1 MB in float64, which stays in the cache
-_PAIRS = 2**20  # pairs, or cosines, looked at at one time
+_TILE = 2**19  # embedding channels of those templates of the first side that stay in the cache for a while
+_PAIRS = 2**20  # pairs in work at one time in each thread
+_STEPS = 2**17  # cosines that are made points of a curve at one time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -70,7 +70,7 @@ class PairScoreResult:
     """Pairs of two persons."""
 
     roc: RocCurve
-    """See `score_roc`; `thin_roc` for pictures."""
+    """See `score_roc`."""
 
 
 def score_pairs(
@@ -115,7 +115,9 @@ def _cosines(templates: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     for side in rows:
         if side.min() < 0 or side.max() >= len(templates):
             raise ValueError(f"rows must be 0..{len(templates) - 1}, got {side.min()}..{side.max()}")
-    order = np.argsort(rows[0])  # a template that has many pairs is then still in the cache for the next
+    # Some templates of one side, and those of the other one after the other: what many pairs share is read once.
+    tile = max(1, _TILE // templates.shape[1])
+    order = np.argsort(rows[0] // tile * len(templates) + rows[1])
     rows = [side[order] for side in rows]
     step = max(1, _CELLS // templates.shape[1])
     left, right = (np.empty((step, templates.shape[1])) for _ in range(2))
@@ -175,32 +177,6 @@ def score_roc(scores: np.ndarray, same: np.ndarray) -> RocCurve:
 def nearest_point(curve: RocCurve, far: float) -> int:
     """The operating point whose FAR is nearest, the last of equally near ones."""
     return len(curve.far) - 1 - int(np.abs(curve.far[::-1] - far).argmin())
-
-
-def thin_roc(curve: RocCurve, points: int = 300) -> RocCurve:
-    """Some of a curve's points, for pictures with logarithmic axes, of FAR as well as of 1 - TAR.
-
-    Args:
-        curve: of any length.
-        points: for each axis.
-    """
-    missed = 1 - curve.tar
-    far_grid = np.geomspace(1 / curve.different, 1, points)
-    miss_grid = np.geomspace(missed[missed > 0].min(initial=1), 1, points)
-    ends = (0, len(curve.far) - 1)
-    by_far = np.searchsorted(curve.far, far_grid, side="right") - 1
-    by_miss = len(missed) - np.searchsorted(missed[::-1], miss_grid, side="right")
-    kept = np.unique(np.concatenate([ends, by_far, by_miss]).clip(ends[0], ends[1]))
-    return RocCurve(
-        far=curve.far[kept], tar=curve.tar[kept], thresholds=curve.thresholds[kept], different=curve.different
-    )
-
-
-def det_points(curve: RocCurve) -> tuple[np.ndarray, np.ndarray]:
-    """Detection error trade-off: FAR and 1 - TAR, without the ends where either is 0 and has no logarithm."""
-    missed = 1 - curve.tar
-    shown = (curve.far > 0) & (missed > 0)
-    return curve.far[shown], missed[shown]
 
 
 def _distances(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -266,7 +242,7 @@ def _steps(impostors: np.ndarray, genuine: np.ndarray) -> Iterator[tuple[np.ndar
     """Distances that occur, rising, and how many impostors and genuine pairs have each, a stretch at a time."""
     start = taken = 0
     while start < len(impostors):
-        stop = min(start + _PAIRS, len(impostors))
+        stop = min(start + _STEPS, len(impostors))
         stop = int(np.searchsorted(impostors, impostors[stop - 1], side="right"))  # equals stay together
         upto = len(genuine)
         if stop < len(impostors):

@@ -22,7 +22,7 @@ from face.evaluation.features import Features
 from face.evaluation.fusion import FusedTemplates, FusionSettings, fuse_templates
 from face.evaluation.ijb import IJBSearch, IJBSet
 from face.evaluation.ijbs import IJBSProtocol, IJBSSet
-from face.evaluation.pair_scores import measure_scores, score_pairs, thin_roc
+from face.evaluation.pair_scores import measure_scores, score_pairs
 from face.evaluation.roc import RocCurve
 from face.evaluation.self_search import search_others
 from face.evaluation.template_search import (
@@ -55,8 +55,7 @@ class TemplateDetails:
     """Curves of the protocols of a set, for pictures."""
 
     rocs: dict[str, RocCurve]
-    """1:1, by protocol: "verification" of ijb, thinned (`pair_scores.det_points` makes a DET curve of it). Thresholds
-    are minus cosines."""
+    """1:1, by protocol: "verification" of ijb. Thresholds are minus cosines."""
 
     searches: dict[str, SearchResult]
     """1:N, by protocol: of ijb "search" (both galleries as one), and each by itself, "g1" and "g2"; of ijbs its three;
@@ -132,7 +131,7 @@ def measure_ijb(content: IJBSet, features: Features, fusion: FusionSettings, pro
         for far in sorted(found.tar_at_nearest_far, key=lambda far: (far != _KNOWN_BY, far)):
             metrics[f"tar@far={short_rate(far)}"] = found.tar_at_nearest_far[far]
         metrics |= {"auc": found.auc, "eer": found.eer}
-        rocs["verification"] = thin_roc(found.roc)
+        rocs["verification"] = found.roc
     if content.search is not None and (not protocols or "search" in protocols):
         searches = _search_ijb(content.search, fused)
         metrics |= _ijb_rates(searches)

@@ -6,15 +6,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.metrics import roc_curve as sklearn_roc
 
 from face.evaluation import pair_scores as module
-from face.evaluation.pair_scores import (
-    FARS,
-    det_points,
-    measure_scores,
-    nearest_point,
-    score_pairs,
-    score_roc,
-    thin_roc,
-)
+from face.evaluation.pair_scores import FARS, measure_scores, nearest_point, score_pairs, score_roc
 from face.evaluation.roc import equal_error_rate, roc_curve
 
 
@@ -50,7 +42,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("block", [1, 5, 2**20])
 def test_points_are_those_of_scikit_learn(name, block, monkeypatch):
-    monkeypatch.setattr(module, "_PAIRS", block)
+    monkeypatch.setattr(module, "_STEPS", block)
     scores, same = CASES[name]
     curve = score_roc(scores, same)
     far, tar, thresholds = sklearn_roc(same, scores)
@@ -117,31 +109,11 @@ def test_equal_scores_are_no_decision():
     assert (found.auc, found.eer) == (50, 50)
 
 
-@pytest.mark.parametrize("name", ["continuous", "ties", "apart", "equal"])
-def test_thin_curves_are_points_of_the_whole(name):
-    scores, same = example(6, 30000, decimals=4) if name == "ties" else CASES[name]
-    curve = score_roc(scores, same)
-    thin = thin_roc(curve, 40)
-    assert len(thin.far) <= min(len(curve.far), 82)
-    points = set(zip(curve.far, curve.tar, -curve.thresholds, strict=True))
-    assert set(zip(thin.far, thin.tar, -thin.thresholds, strict=True)) <= points
-    for ends in (0, -1):
-        assert (thin.far[ends], thin.tar[ends]) == (curve.far[ends], curve.tar[ends])
-    assert (np.diff(thin.far) >= 0).all()
-    assert (np.diff(thin.tar) >= 0).all()
-    for far in np.geomspace(1 / curve.different, 1, 40):  # what is read off it at the grid is exact
-        assert thin.tar[thin.far <= far][-1] == curve.tar[curve.far <= far][-1]
-
-
-def test_detection_error_trade_off():
-    far, missed = det_points(score_roc(np.array([4.0, 3, 2, 1]), np.array([True, False, True, False])))
-    assert (far.tolist(), missed.tolist()) == ([0.5], [0.5])
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("cells", [1, 40, 2**17])
 def test_cosines(dtype, cells, monkeypatch):
     monkeypatch.setattr(module, "_CELLS", cells)
+    monkeypatch.setattr(module, "_TILE", cells)
     monkeypatch.setattr(module, "_PAIRS", 17)
     random = np.random.default_rng(0)
     templates = random.standard_normal((9, 8)).astype(dtype)

@@ -13,6 +13,7 @@ from face.evaluation.features import cached_features
 from face.evaluation.fusion import FusionSettings
 from face.evaluation.pairs import open_pairs
 from face.evaluation.protocols import short_rate
+from face.evaluation.roc import area_under, equal_error_rate
 from face.evaluation.self_search import search_others
 from face.evaluation.sets import EvaluationSetSettings, evaluate, measure, open_set
 from face.pipelines import RecognitionPipeline
@@ -164,7 +165,10 @@ def test_ijb_by_its_protocol(ijb, toy):
     assert (result.images, result.templates, result.weightless_templates) == (72, 24, 0)
     assert (result.without_landmarks, result.degenerate, result.reused) == (0, 0, False)
     assert result.fusion == FusionSettings(kind="norm", detector_score=True)
-    assert result.details.rocs["verification"].different == 112
+    curve = result.details.rocs["verification"]
+    assert curve.different == 112
+    assert 100 * area_under(curve) == result.metrics["auc"]  # what pictures say of it
+    assert 100 * equal_error_rate(curve) == result.metrics["eer"]
     assert set(result.details.searches) == {"search", "g1", "g2"}
     assert result.details.searches["search"].cmc[0] == pytest.approx(result.metrics["rank-1"])
 

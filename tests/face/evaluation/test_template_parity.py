@@ -132,7 +132,7 @@ def test_insightface_templates_and_cosines_to_the_bit(name):
 @pytest.mark.parametrize("decimals", [1, 2, 3, 16])  # ties of all sizes
 @pytest.mark.parametrize("block", [7, 10**6])
 def test_insightface_table_of_scores(decimals, block, monkeypatch):
-    monkeypatch.setattr("face.evaluation.pair_scores._PAIRS", block)
+    monkeypatch.setattr("face.evaluation.pair_scores._STEPS", block)
     random = np.random.default_rng(decimals)
     label = (random.random(5000) < 0.1).astype(int)
     score = np.round(random.standard_normal(5000) + label, decimals)
