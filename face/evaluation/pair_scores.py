@@ -201,7 +201,7 @@ def _distances(scores: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.nda
 
 def _cut(impostors: np.ndarray, far: float) -> float:
     """The distance from which on nothing may be accepted, so that at most a share `far` of impostors is."""
-    allowed = int(far * len(impostors) * (1 + 1e-12))  # 0.1 * 30 is a little less than 3
+    allowed = int(far * len(impostors) * (1 + 1e-12))  # 0.29 * 100 is a little less than 29
     return float(impostors[allowed]) if allowed < len(impostors) else np.inf
 
 

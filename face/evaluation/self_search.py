@@ -32,8 +32,8 @@ def search_others(
     Args:
         probe: [n, E].
         gallery: [m, E].
-        probe_labels: [n] integers; of a probe that is in the gallery its entry's label, or one that the gallery lacks
-            if it has no other entry of that person.
+        probe_labels: [n] integers; of a probe that is in the gallery its entry's label, or one that the gallery lacks.
+            Where that person has no other entry the probe has no mate.
         gallery_labels: [m] integers >= 0.
         own_rows: [n] the gallery row that is the probe itself, -1 for none. A row is that of one probe at most.
         name_of_probe: what an error calls a row.

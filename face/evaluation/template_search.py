@@ -9,7 +9,8 @@ what an unstable sort leaves), so that results depend on no order of rows. Cosin
 equal where they differ by no more than 1e-12, so that an entry that is there twice is a tie, whatever order a sum was
 taken in.
 
-Memory stays at a block of 2**22 cosines and one of the gallery, however many probes and entries there are.
+Memory stays at a block of 2**22 cosines (2**24 where the gallery has more than 4096 entries, as these are brought to
+length 1 anew for each block) and one of the gallery, however many probes and entries there are.
 
 Shape letters: n probes, m gallery entries, E embedding channels, I identities in the gallery, P entries of the probe's
 person, K highest cosines that are kept, b probes of a block.
@@ -43,7 +44,8 @@ FPIRS = (0.01, 0.1)
 Counted = Literal["entries", "identities"]
 
 _MAX_RANK = 50  # length of the CMC curve
-_CELLS = 2**22  # cosines in memory at one time
+_CELLS = 2**22  # cosines in memory at one time, where the whole gallery is there, too
+_LARGER = 4  # times as many where it is not, so that it is gone through less often
 _ENTRIES = 2**12  # of the gallery, brought to length 1 at one time
 _FEW = 8  # own entries of a probe, up to which it is quicker to count by comparing than to sort
 _TIE = 1e-12
@@ -287,9 +289,10 @@ def _detected(
 
 def _blocks(probe: np.ndarray, gallery: np.ndarray, order: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """First probe and [b, m] cosines of stretches of probes, columns in the order given. The array is used again."""
-    step = min(len(probe), max(1, _CELLS // len(gallery)))
-    buffer = np.empty((step, len(gallery)))
     resident = _directions(gallery[order]) if len(gallery) <= _ENTRIES else None
+    cells = _CELLS if resident is not None else _LARGER * _CELLS
+    step = min(len(probe), max(1, cells // len(gallery)))
+    buffer = np.empty((step, len(gallery)))
     for begin in range(0, len(probe), step):
         some = _directions(probe[begin : begin + step])
         cosines = buffer[: len(some)]

@@ -86,6 +86,13 @@ def test_rates_match_definitions(name):
         assert tar == pytest.approx(100 * np.mean(accepted[same]))
 
 
+def test_a_share_that_rounds_down():
+    """0.29 * 100 is a little less than 29, and still allows 29 impostors."""
+    scores, same = np.arange(102) / 102, np.arange(102) > 99
+    scores[-1] = scores[70] + 0.001  # with 29 impostors above
+    assert measure_scores(scores, same, fars=(0.29,)).tar_at_far == {0.29: 100}
+
+
 def test_equal_error_rate_is_that_of_all_points():
     for scores, same in CASES.values():
         expected = 100 * equal_error_rate(roc_curve(-scores, same))

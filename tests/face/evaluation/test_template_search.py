@@ -105,6 +105,15 @@ def test_fpir_that_the_probes_cannot_tell_is_absent():
     assert list(dir_at_far(result, ranks=(1, 500))) == [(0.01, 1), (0.1, 1)]  # there a threshold above all
 
 
+@pytest.mark.parametrize(("above", "rate"), [(-1e-4, 0), (0, 0), (5e-6, 0), (2e-5, 100)])
+def test_no_false_alarm_allowed(above, rate):
+    """The threshold is then 1e-5 above what the best unmated probe found."""
+    angle = np.arccos([0.5 + above, 0.5])
+    probe = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    result = search(probe, np.array([[1.0, 0]]), [0, 1], [0])
+    assert dir_at_far(result, (0.01,), (1,)) == {(0.01, 1): rate}
+
+
 def test_mean_over_galleries():
     rates = [{(0.01, 1): 10.0, (0.1, 1): 50.0}, {(0.1, 1): 70.0}]
     assert mean_tpir(rates) == {(0.1, 1): 60.0}

@@ -62,6 +62,13 @@ def test_a_video_counts_as_much_as_a_photograph():
     np.testing.assert_allclose(values, [[0.9**0.5, 0.1**0.5]])
 
 
+def test_a_medium_of_two_templates_is_averaged_in_each():
+    embeddings = np.array([[1.0, 0], [3, 0], [0, 1], [0, 2], [4, 4]])
+    values, ids = pool_templates(embeddings, np.array([1, 1, 2, 2, 2]), np.array([7, 7, 7, 7, 8]))
+    assert ids.tolist() == [1, 2]
+    np.testing.assert_allclose(values, [[1, 0], np.array([4, 5.5]) / np.hypot(4, 5.5)])
+
+
 def test_directions_without_weights(example):
     embeddings, templates, medias = example
     found, _ = pool_templates(embeddings, templates, medias, directions=True)
@@ -137,7 +144,7 @@ def test_rows_of_ids(last, monkeypatch):
     ids = np.array([2, 5, last])
     assert template_rows(ids, np.array([last, 2, 2, 5, last])).tolist() == [2, 0, 0, 1, 2]
     assert template_rows(ids, np.empty(0, int)).tolist() == []
-    for strangers in ([3, last + 1], [-1, 6]):
+    for strangers in ([3, last + 1], [-1, 6], [1, 8]):
         with pytest.raises(
             ValueError, match=f"some of 5 ids are of no template, first: {strangers[0]}, {strangers[1]}$"
         ):
