@@ -72,13 +72,13 @@ def _read_compared(args: argparse.Namespace, problems: Any) -> "list[ComparedRow
 
 
 def _evaluate(args: argparse.Namespace, argv: Sequence[str]) -> None:
-    from common.runtime.distribution import make_accelerator
+    from common.runtime.distribution import make_accelerator, share_problem
     from common.runtime.log import RunLog
     from face.dfa.predict import choose_device
     from face.evaluation.comparison import comparison_notes, rows_of_run, write_comparison
     from face.evaluation.features import check_cache_folder
     from face.evaluation.fusion import FusionSettings
-    from face.evaluation.processes import in_first_process, share_problem
+    from face.evaluation.processes import in_first_process
     from face.evaluation.results import ResultRecord, results_table
     from face.evaluation.suite import Problems, model_names, open_models, open_sets
     from face.pipelines import PipelineSettings

@@ -41,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> "CacheReport":
-    from common.runtime.distribution import make_accelerator
+    from common.runtime.distribution import make_accelerator, share_problem
     from common.runtime.log import RunLog
     from face.data.sources import open_source
     from face.dfa.aligner import AlignerSettings, load_aligner
-    from face.dfa.landmark_cache import CacheSettings, fill_landmark_cache, raise_in_all
+    from face.dfa.landmark_cache import CacheSettings, fill_landmark_cache
     from face.dfa.predict import choose_device
 
     settings = CacheSettings(
@@ -65,7 +65,7 @@ def _run(args: argparse.Namespace) -> "CacheReport":
             aligner = load_aligner(args.weights, AlignerSettings(padding_ratio=args.padding)).to(device)
         except (ValueError, OSError) as error:
             problem = error
-        raise_in_all(problem)
+        share_problem(problem)
         log.log_info(
             f"{args.rec}: {len(source)} images, {accelerator.num_processes} process(es) on {device.type}, padding "
             f"{args.padding:g}"

@@ -23,6 +23,7 @@ __all__ = [
     "mix_seed",
     "seed_everything",
     "share_buffers",
+    "share_problem",
     "world_size",
 ]
 
@@ -90,6 +91,13 @@ def gather_lists(items: list[T]) -> list[T]:
     parts: list[Any] = [None] * world_size()
     dist.all_gather_object(parts, items)
     return [item for part in parts for item in part]
+
+
+def share_problem(problem: Exception | None) -> None:
+    """Raise in every process what one of them met: those that went on would wait for it. All must call this."""
+    for found in gather_lists([problem]):
+        if found is not None:
+            raise found
 
 
 def agree(flag: bool, device: torch.device) -> bool:

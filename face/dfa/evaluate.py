@@ -59,10 +59,9 @@ def format_table(rows: Sequence[Mapping[str, Any]], settings: "LandmarkMetricSet
 
 
 def _run(args: argparse.Namespace) -> None:
-    from common.runtime.distribution import make_accelerator
+    from common.runtime.distribution import make_accelerator, share_problem
     from face.dfa.annotations import read_annotations
     from face.dfa.crops import PhotographCrops
-    from face.dfa.landmark_cache import raise_in_all
     from face.dfa.landmark_errors import LandmarkMetricSettings
     from face.dfa.predict import choose_device
     from face.dfa.pretrained import load_dfa
@@ -91,7 +90,7 @@ def _run(args: argparse.Namespace) -> None:
             raise ValueError(f"--weights and --predictions both have a {both[0]}: rename the table")
     except (ValueError, OSError) as error:
         problem = error
-    raise_in_all(problem)
+    share_problem(problem)
     first = accelerator.is_main_process
     if first:
         print(faces.describe(), flush=True)

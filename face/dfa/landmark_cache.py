@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from common.runtime.distribution import gather_lists, world_size
+from common.runtime.distribution import gather_lists, share_problem, world_size
 from common.runtime.files import whole_file, write_text
 from common.runtime.log import RunLog
 from common.runtime.progress import progress_bar
@@ -41,7 +41,7 @@ from face.dfa.predict import differences, find_landmarks, weights_checksum
 from face.pictures import face_grid, write_sheet
 from face.reference import REFERENCE_SIZE
 
-__all__ = ["BLOCK", "CacheReport", "CacheSettings", "fill_landmark_cache", "parts_folder", "raise_in_all"]
+__all__ = ["BLOCK", "CacheReport", "CacheSettings", "fill_landmark_cache", "parts_folder"]
 
 BLOCK = 4096
 """Images of a block: some seconds on a GPU, and a minute on a core."""
@@ -170,7 +170,7 @@ class _Run:
                 self._check_place()
         except (ValueError, OSError) as error:
             problem = error
-        raise_in_all(problem)
+        share_problem(problem)
         for rank, other in enumerate(gather_lists([identity])):
             if other != identity:
                 raise ValueError(f"process {rank} has {differences(identity, other)}: are all given the same?")
@@ -183,7 +183,7 @@ class _Run:
                     report = self._finish(identity, began)
             except (ValueError, OSError) as error:
                 problem = error
-            raise_in_all(problem)
+            share_problem(problem)
         if self._rank == 0:
             shutil.rmtree(self._parts, ignore_errors=True)
         (shared,) = gather_lists([report] if report is not None else [])
@@ -224,7 +224,7 @@ class _Run:
                     self._log.log_info(f"{done} of {self._count} blocks are done already")
             except (ValueError, OSError) as error:
                 problem = error
-        raise_in_all(problem)
+        share_problem(problem)
         return gather_lists(remaining)
 
     def _take_over(self, identity: dict[str, object]) -> None:
@@ -265,7 +265,7 @@ class _Run:
                         done = self._do_block(mine[turn], loader, bar)
                     except (ValueError, OSError) as error:
                         problem = error
-                raise_in_all(problem)
+                share_problem(problem)
                 bar.update(sum(gather_lists([done])) - done)
 
     def _do_block(self, block: int, batches: Iterator[DecodedBatch], bar: Any) -> int:
@@ -355,13 +355,6 @@ class _Run:
         write_sheet(np.concatenate(sheets), self._out.with_name(f"{self._out.name}.png"))
 
 
-def raise_in_all(problem: Exception | None) -> None:
-    """Raise in every process what one of them met: those that went on would wait for it. All must call this."""
-    for found in gather_lists([problem]):
-        if found is not None:
-            raise found
-
-
 @contextmanager
 def _held_by_first(folder: Path, rank: int) -> Iterator[None]:
     """The first process holds a folder; that it cannot is everybody's error."""
@@ -372,5 +365,5 @@ def _held_by_first(folder: Path, rank: int) -> Iterator[None]:
                 stack.enter_context(held_folder(folder))
         except (ValueError, OSError) as error:
             problem = error
-        raise_in_all(problem)
+        share_problem(problem)
         yield

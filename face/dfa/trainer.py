@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from common.runtime.checkpoint import load_weights
-from common.runtime.distribution import seed_everything
+from common.runtime.distribution import seed_everything, share_problem
 from common.runtime.log import RunLog
 from common.runtime.sync_batch_norm import synchronise_batch_norm
 from face.dfa.annotations import read_annotations
@@ -24,7 +24,6 @@ from face.dfa.crop_cache import CropCache, CropSettings, cached_crops
 from face.dfa.crops import FACE, PhotographCrops
 from face.dfa.dataset import CropSet, DFABatch, make_crop_loader
 from face.dfa.evaluation import AGGREGATED, BEST_ANCHOR, evaluate_landmarks
-from face.dfa.landmark_cache import raise_in_all
 from face.dfa.losses import DFALoss
 from face.dfa.pretrained import create_dfa, load_dfa, save_dfa
 from face.dfa.settings import DFADataSettings, DFATestSetSettings, DFATrainSettings
@@ -173,7 +172,7 @@ def _open_crops(data: DFADataSettings, accelerator: Accelerator, log: RunLog) ->
             cached_crops(annotations, data.cache, settings, workers=max(1, data.num_workers))
         except (ValueError, OSError) as error:
             problem = error
-    raise_in_all(problem)
+    share_problem(problem)
     crops = CropCache(data.cache)
     log.log_info(crops.describe())
     return crops, annotations.digest

@@ -21,7 +21,7 @@ import torch.distributed as dist
 from torch import nn
 
 from common.keypoints import pixels_to_fractions
-from common.runtime.distribution import Precision, gather_lists, world_size
+from common.runtime.distribution import Precision, gather_lists, share_problem, world_size
 from common.runtime.progress import progress_bar
 from face.data.images import resize_image
 from face.data.landmarks import Landmarks
@@ -30,7 +30,6 @@ from face.evaluation.checks import check_embeddings
 from face.evaluation.images import ImageList
 from face.evaluation.inputs import KeypointInputs, MissingLandmarks, choose_keypoints
 from face.evaluation.marked_images import AlignedImages, UnalignedImages
-from face.evaluation.processes import share_problem
 from face.models.base import FaceModel, pixels_to_input
 from face.pipelines import RecognitionPipeline, join_inputs, reduced_size
 

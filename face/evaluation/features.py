@@ -27,7 +27,7 @@ import torch
 import torch.distributed as dist
 from numpy.lib.format import open_memmap
 
-from common.runtime.distribution import Precision, gather_lists, world_size
+from common.runtime.distribution import Precision, gather_lists, share_problem, world_size
 from common.runtime.files import whole_file, write_text
 from common.runtime.progress import progress_bar
 from common.runtime.run_folder import held_folder
@@ -36,7 +36,7 @@ from face.evaluation.embed import EmbeddedBatch, embed_batches, embed_parts, ima
 from face.evaluation.feature_keys import features_key
 from face.evaluation.images import ImageList
 from face.evaluation.inputs import KeypointInputs, MissingLandmarks
-from face.evaluation.processes import in_first_process, share_problem
+from face.evaluation.processes import in_first_process
 from face.models.base import FaceModel
 from face.pipelines import RecognitionPipeline
 

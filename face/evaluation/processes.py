@@ -1,22 +1,15 @@
-"""What processes that share an evaluation tell each other: what one has met, and what the first has found."""
+"""What processes that share an evaluation tell each other: what the first has found, or met."""
 
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch.distributed as dist
 
-from common.runtime.distribution import gather_lists, world_size
+from common.runtime.distribution import gather_lists, share_problem, world_size
 
-__all__ = ["in_first_process", "share_problem"]
+__all__ = ["in_first_process"]
 
 T = TypeVar("T")
-
-
-def share_problem(problem: Exception | None) -> None:
-    """Raise in every process what one of them met: those that went on would wait for it. All must call this."""
-    for found in gather_lists([problem]):
-        if found is not None:
-            raise found
 
 
 def in_first_process(work: Callable[[], T]) -> T:
